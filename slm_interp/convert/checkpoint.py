@@ -1,0 +1,164 @@
+"""A checkpoint folder: its config and its tensors, memory-mapped and read when asked for.
+
+Nothing here unpickles. Shards are safetensors files inside the folder; each is opened once, and a
+tensor is a view of the mapped file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from slm_interp.errors import CheckpointError
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+SAMPLED_BLOCKS, BLOCK_BYTES = 64, 4096
+WHOLE_BELOW_BYTES = 16 * 2**20
+
+
+class Checkpoint:
+    """A folder with `config.json` and safetensors weights.
+
+    Args:
+        folder: a local folder.
+
+    Raises:
+        CheckpointError: no folder, no config, no weights, an index that points to a missing file or out
+            of the folder, or a shard that is truncated or no safetensors file.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise CheckpointError(f"Wanted a checkpoint folder; {str(folder)!r} is not one.")
+        self.config = read_json(self.folder / "config.json")
+        self.files = self._shards()
+        self._files = {name: _open(self.folder / name) for name in self.files}
+        self._where = self._locate()
+
+    @cached_property
+    def _index(self) -> dict[str, str] | None:
+        if not (self.folder / INDEX).exists():
+            return None
+        weight_map = read_json(self.folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(name, str) for name in weight_map.values()):
+            raise CheckpointError(f"{INDEX} needs a 'weight_map' from tensor names to file names.")
+        for name in weight_map.values():
+            if Path(name).name != name or name in ("", ".", ".."):
+                raise CheckpointError(f"{INDEX} points out of its folder: {name!r}. Shards lie beside the index.")
+        return weight_map
+
+    def _shards(self) -> list[str]:
+        if self._index is not None:
+            return sorted(set(self._index.values()))
+        if (self.folder / SINGLE).exists():
+            return [SINGLE]
+        others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.safetensors") for path in self.folder.glob(pattern))
+        found = f"It has {others}: save the model again with save_pretrained(..., safe_serialization=True)." if others else "It has no weights."
+        raise CheckpointError(f"Wanted {SINGLE} or {INDEX} in {str(self.folder)!r}. {found}")
+
+    def _locate(self) -> dict[str, str]:
+        held: dict[str, str] = {}
+        for shard, file in self._files.items():
+            for name in file.keys():  # noqa: SIM118 (a safetensors handle, not a dict)
+                if name in held:
+                    raise CheckpointError(f"Tensor {name!r} is in two shards, {held[name]!r} and {shard!r}.")
+                held[name] = shard
+        if self._index is not None and self._index != held:
+            differing = sorted(set(self._index.items()) ^ set(held.items()))[0]
+            raise CheckpointError(f"{INDEX} and the shards disagree on tensor {differing[0]!r} (shard {differing[1]!r}).")
+        return held
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor, without reading one."""
+        return {name: tuple(self._files[shard].get_slice(name).get_shape()) for name, shard in self._where.items()}
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Stored dtype of a tensor."""
+        stored = self._files[self._where[name]].get_slice(name).get_dtype()
+        if stored not in DTYPES:
+            raise CheckpointError(f"Tensor {name!r} is stored as {stored}; floating point was wanted ({', '.join(DTYPES)}). Quantised weights cannot be read.")
+        return DTYPES[stored]
+
+    @cached_property
+    def dtypes(self) -> set[torch.dtype]:
+        """The dtypes that occur."""
+        return {self.dtype_of(name) for name in self._where}
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum((self.folder / shard).stat().st_size for shard in self._files)
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor as a view of the memory-mapped shard."""
+        return self._files[self._where[name]].get_tensor(name)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (16 hex digits) over the config, tensor names, shapes and dtypes, and sampled blocks of every tensor.
+
+        It tells checkpoints apart without reading every byte; two files that differ only between the
+        samples share it.
+        """
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        shapes = self.shapes
+        for name in sorted(shapes):
+            digest.update(f"{name} {shapes[name]} {self.dtype_of(name)}".encode())
+            for block in sampled_blocks(self.tensor(name), SAMPLED_BLOCKS, BLOCK_BYTES):
+                digest.update(block.contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def non_finite(self, whole: bool) -> list[str]:
+        """Names of tensors with NaN or infinite values.
+
+        Args:
+            whole: read every byte; otherwise tensors above 16 MB are sampled.
+        """
+        return [name for name in sorted(self._where) if not _is_finite(self.tensor(name), whole)]
+
+
+def _is_finite(tensor: Tensor, whole: bool) -> bool:
+    flat = tensor.reshape(-1)
+    if whole or tensor.nbytes <= WHOLE_BELOW_BYTES:
+        return all(bool(torch.isfinite(block).all()) for block in flat.split(2**22))
+    return all(bool(torch.isfinite(block).all()) for block in sampled_blocks(tensor, SAMPLED_BLOCKS, BLOCK_BYTES))
+
+
+def sampled_blocks(tensor: Tensor, count: int, n_bytes: int) -> list[Tensor]:
+    """Up to `count` evenly spaced blocks of about `n_bytes`, first and last included."""
+    flat = tensor.reshape(-1)
+    length = max(1, n_bytes // tensor.element_size())
+    starts = torch.linspace(0, max(0, flat.numel() - length), count).long().unique().tolist()
+    return [flat[start : start + length] for start in starts]
+
+
+def _open(path: Path) -> Any:
+    if not path.exists():
+        raise CheckpointError(f"Shard {path.name!r} is missing from {str(path.parent)!r}.")
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path.name!r} is truncated or no safetensors file ({error}). Fetch it again.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or a sentence about why not."""
+    if not path.exists():
+        raise CheckpointError(f"{path.name} is missing from {str(path.parent)!r}.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} is not valid JSON ({error}).") from error
+    if not isinstance(value, Mapping):
+        raise CheckpointError(f"{path.name} must hold a JSON object; it holds {type(value).__name__}.")
+    return dict(value)

@@ -1,0 +1,101 @@
+"""`inspect`: what a checkpoint is and what will become of it, without reading a weight."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from slm_interp.convert.rules import Drop, Zero, expanded
+from slm_interp.convert.source import Source, open_source, vocabulary_of
+from slm_interp.errors import ConversionError
+from slm_interp.vocabulary import JointVocabulary
+
+SIZES = ("n_layers", "d_model", "n_heads", "n_key_value_heads", "d_head", "d_mlp", "d_vocab", "n_ctx", "act_fn", "eps", "rotary_base", "rotary_dim")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found.
+
+    Args:
+        facts: family, architecture, sizes, storage, licence.
+        vocabulary: the id ranges, or None when the text tokenizer is missing.
+        notes: what is dropped, what is zero by definition, and what keeps the checkpoint from loading.
+    """
+
+    facts: dict[str, Any]
+    vocabulary: JointVocabulary | None
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        import pandas as pd
+
+        facts = "\n".join(f"{key:20} {value}" for key, value in self.facts.items())
+        ranges = pd.DataFrame(self.vocabulary.table()).to_string(index=False, na_rep="") if self.vocabulary else "unknown"
+        notes = "\n".join(f"- {note}" for note in self.notes)
+        return f"{facts}\n\nvocabulary\n{ranges}\n\nnotes\n{notes}"
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        table = pd.DataFrame(self.facts.items(), columns=["", "value"]).to_html(index=False)
+        return f"{table}{self.vocabulary._repr_html_() if self.vocabulary else ''}<ul>{''.join(f'<li>{note}</li>' for note in self.notes)}</ul>"
+
+
+def inspect(path: str | os.PathLike[str], text_tokenizer: Any | None = None, *, n_units: int | None = None) -> Inspection:
+    """Say what a checkpoint is, reading only headers.
+
+    Args:
+        path, text_tokenizer, n_units: as for `load`.
+
+    Raises:
+        CheckpointError: a damaged folder. ConversionError: a checkpoint HookedTransformer cannot express.
+    """
+    source = open_source(path)
+    notes = [*_rule_notes(source), *_expression_notes(source)]
+    try:
+        vocabulary = vocabulary_of(source, text_tokenizer, n_units, None)[0]
+    except ConversionError as error:
+        vocabulary = None
+        notes.append(f"vocabulary: {error}")
+    return Inspection(_facts(source), vocabulary, tuple(notes))
+
+
+def _facts(source: Source) -> dict[str, Any]:
+    parameters = sum(_product(shape) for shape in source.shapes.values())
+    return {
+        "folder": source.checkpoint.folder,
+        "family": source.family.NAME,
+        "architecture": source.architecture.name,
+        **{key: source.fields[key] for key in SIZES if source.fields.get(key) is not None},
+        "head": "tied to the embedding" if source.fields["tie_word_embeddings"] else "its own matrix",
+        "parameters": f"{parameters:,}",
+        "stored as": ", ".join(sorted(map(str, source.checkpoint.dtypes))),
+        "size": f"{source.checkpoint.n_bytes / 1e6:,.1f} MB in {len(source.checkpoint.files)} file(s)",
+        "licence": source.family.LICENCE,
+    }
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    size = 1
+    for one in shape:
+        size *= one
+    return size
+
+
+def _rule_notes(source: Source) -> list[str]:
+    rules = list(expanded(source.rules, source.fields["n_layers"]))
+    dropped = [rule for rule in rules if isinstance(rule, Drop) and rule.source in source.shapes]
+    zeros = sorted({rule.target.split(".")[-1] for rule in rules if isinstance(rule, Zero)})
+    named = {name for rule in rules if not isinstance(rule, Zero) for name in (rule.source,)}
+    notes = [f"dropped: {rule.source} ({rule.reason})" for rule in dropped]
+    notes += [f"no rule for {name} {shape}: loading will be refused" for name, shape in source.shapes.items() if name not in named]
+    return [*notes, f"zero by definition: {', '.join(zeros)}"]
+
+
+def _expression_notes(source: Source) -> list[str]:
+    notes = ["expressed whole: parameters, norms, positions, attention windows"]
+    if source.fields.get("positional_embedding_type") == "rotary":
+        notes.append("rotary tables are computed from the config, not read")
+    return notes

@@ -1,0 +1,108 @@
+"""`load`: a checkpoint folder becomes a `SpeechTextModel`, its weights memory-mapped views of the files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from slm_interp import hooked
+from slm_interp.convert.rules import convert
+from slm_interp.convert.source import Source, open_source, vocabulary_of
+from slm_interp.errors import CheckpointError, ConversionError
+from slm_interp.model import SpeechTextModel
+
+VERSIONED = ("slm-interp", "torch", "transformer-lens", "transformers")
+
+
+def load(
+    path: str | os.PathLike[str],
+    text_tokenizer: Any | None = None,
+    *,
+    n_units: int | None = None,
+    quantiser: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    allow_nan: bool = False,
+) -> SpeechTextModel:
+    """Load a speech-text checkpoint into a `HookedTransformer`.
+
+    Weights stay where they are: every parameter is a view of the memory-mapped file, so loading takes
+    seconds and next to no memory whatever the size. Norms are not folded and nothing is centred.
+
+    Args:
+        path: a folder, the name of a packaged organism ("tiny"), or a hub id (only then is the hub asked).
+        text_tokenizer: tokenizer of the text ids, as an object, a folder or a hub id; needed for
+            interleaved slamkit checkpoints, which do not carry one.
+        n_units: units of the quantiser, where they are not the family's own number.
+        quantiser: hash of the codebook the units stand for, where the folder does not carry it.
+        dtype: None keeps the files' own; another one is converted tensor by tensor, into memory.
+        device: where to put the model.
+        allow_nan: load weights with NaN or infinite values. Tensors up to 16 MB are read whole for this
+            check, larger ones sampled; `verify` reads every byte.
+
+    Raises:
+        CheckpointError: damaged or incomplete files, NaN weights. ConversionError: a config key that was
+            not read, a tensor without a rule, a parameter left unfilled, a tokenizer that does not fit.
+    """
+    source = open_source(path)
+    vocabulary, prompts, tokenizer, carried = vocabulary_of(source, text_tokenizer, n_units, quantiser)
+    vocabulary.check_embedding(source.rows)
+    if not allow_nan:
+        refuse_non_finite(source, whole=False)
+    model = hooked_model(source, dtype)
+    if tokenizer is not None:
+        hooked.attach_tokenizer(model, tokenizer)
+    if torch.device(device).type != "cpu":
+        model.to(device)
+    return SpeechTextModel(model, vocabulary, prompts, tokenizer, provenance(source), carried)
+
+
+def hooked_model(source: Source, dtype: torch.dtype | None = None, *, streamed: bool = False) -> hooked.HookedTransformer:
+    """The model, filled.
+
+    Args:
+        source: an opened checkpoint.
+        dtype: to compute in; None is the files' own.
+        streamed: leave the weights in the files' dtype although the model computes in `dtype`; whoever
+            runs it converts each module's weights as it comes.
+    """
+    stored = source.checkpoint.dtypes
+    if dtype is None and len(stored) > 1:
+        raise ConversionError(f"The checkpoint mixes {', '.join(sorted(map(str, stored)))}; choose one with dtype=.")
+    chosen = dtype or next(iter(stored))
+    model = hooked.empty({**source.fields, "dtype": chosen})
+
+    state = convert(
+        source.rules,
+        source.shapes,
+        source.tensor,
+        {name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
+        {"d_head": source.fields["d_head"], "part": 3},
+        source.fields["n_layers"],
+        chosen,
+    )
+    if not streamed:
+        state = {name: tensor.to(chosen) for name, tensor in state.items()}
+    return hooked.fill(model, state)
+
+
+def refuse_non_finite(source: Source, whole: bool) -> None:
+    """Refuse weights that are NaN or infinite: the attention would hide them behind finite logits."""
+    bad = source.checkpoint.non_finite(whole)
+    if bad:
+        raise CheckpointError(f"{len(bad)} tensors hold NaN or infinite values: {', '.join(bad[:5])}. To load them all the same, pass allow_nan=True.")
+
+
+def provenance(source: Source) -> Mapping[str, str]:
+    """Where a model came from and what read it."""
+    return {
+        "checkpoint": source.checkpoint.folder.resolve().name,
+        "fingerprint": source.checkpoint.fingerprint(),
+        "family": source.family.NAME,
+        "architecture": source.architecture.name,
+        **{package: version(package) for package in VERSIONED},
+    }

@@ -1,0 +1,165 @@
+"""A speech-text language model: a HookedTransformer, its joint vocabulary, its prompt forms, its tokenizer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from slm_interp import hooked
+from slm_interp.audio import Audio
+from slm_interp.errors import UtteranceError, VocabularyError
+from slm_interp.prompt import Modality, PromptFormat, Segment, lay_out
+from slm_interp.utterance import Span, Utterance, Word
+from slm_interp.vocabulary import JointVocabulary, check_quantiser
+
+
+@dataclass(frozen=True, eq=False)
+class SpeechTextModel:
+    """What every tool of this package takes.
+
+    Args:
+        model: a real `HookedTransformer`; every TransformerLens tool works on it.
+        vocabulary: which of its ids are text, speech, markers, dead.
+        prompts: the family's prompt forms.
+        tokenizer: a Hugging Face tokenizer of the text ids; None for models without text.
+        provenance: checkpoint, fingerprint, family, architecture, versions.
+        quantiser: turns audio into this model's units, where the checkpoint carries one.
+    """
+
+    model: hooked.HookedTransformer
+    vocabulary: JointVocabulary
+    prompts: PromptFormat
+    tokenizer: Any | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    quantiser: Any | None = None
+
+    def __post_init__(self) -> None:
+        self.vocabulary.check_embedding(self.model.cfg.d_vocab)
+
+    # -- ids and words -------------------------------------------------------------------------------
+
+    def label(self, identifier: int) -> str:
+        """What to print for an id: `Un7`, `<speech>`, ` cat`."""
+        spelled = self.vocabulary.spelled(identifier)
+        if spelled is not None:
+            return spelled
+        if self.tokenizer is None or self.vocabulary.kind_of(identifier) == "dead":
+            return f"id {identifier}"
+        return str(self.tokenizer.decode([identifier]))
+
+    def labels(self, ids: Int[Tensor, " pos"]) -> tuple[str, ...]:
+        """Labels of a row of ids."""
+        return tuple(self.label(int(one)) for one in ids)
+
+    def word_ids(self, word: str) -> tuple[int, ...]:
+        """The pieces of a word as it stands inside a sentence, with its leading space.
+
+        Raises:
+            VocabularyError: a model without text, or a word its tokenizer cannot spell.
+        """
+        ids = self._encode(" " + word.strip())["input_ids"]
+        unknown = self.tokenizer.unk_token_id if self.tokenizer is not None else None
+        if not ids or (unknown is not None and unknown in ids):
+            raise VocabularyError(f"The tokenizer cannot spell {word!r}.")
+        return tuple(ids)
+
+    def _encode(self, text: str, **options: Any) -> Any:
+        if self.tokenizer is None:
+            raise VocabularyError("This model has no text ids: it was trained on speech alone.")
+        return self.tokenizer(text, add_special_tokens=False, **options)
+
+    # -- utterances ----------------------------------------------------------------------------------
+
+    def speech_segment(self, units: Int[Tensor, " unit"], edges: Float[Tensor, " unit_and_one"], words: Sequence[Word] = ()) -> Segment:
+        """Speech: units of codebook 0 with their times, and words whose spans count units."""
+        return Segment("speech", self.vocabulary.unit_to_id(units), edges, tuple(words))
+
+    def text_segment(self, text: str) -> Segment:
+        """Text: its pieces, and its words as stretches between blanks."""
+        encoded = self._encode(text, return_offsets_mapping=True)
+        words = []
+        for match in re.finditer(r"\S+", text):
+            inside = [i for i, (start, stop) in enumerate(encoded["offset_mapping"]) if start < match.end() and stop > match.start()]
+            words.append(Word(match.group(), Span(inside[0], inside[-1] + 1), 0.0, 0.0))
+        return Segment("text", torch.tensor(encoded["input_ids"], dtype=torch.long), None, tuple(words))
+
+    def prompt(
+        self,
+        segments: Sequence[Segment],
+        form: str | None = None,
+        then: Modality | None = None,
+        audio: Audio | None = None,
+        quantiser: str | None = None,
+        name: str = "",
+    ) -> Utterance:
+        """Segments of speech and text as one utterance.
+
+        Args:
+            segments: from `speech_segment` and `text_segment`.
+            form: a prompt form by name; None is the form of the training sequences.
+            then: append the marker of the modality the model should go on in.
+            audio: the sound of the speech.
+            quantiser: hash of the codebook of the units.
+            name: for titles.
+
+        Raises:
+            VocabularyError: units of another quantiser.
+            UtteranceError: segments that do not run forwards.
+        """
+        if any(segment.modality == "speech" for segment in segments):
+            check_quantiser(self.vocabulary.quantiser, quantiser)
+        chosen = self.prompts.form(form)
+        laid = lay_out(self.prompts, chosen, segments, then)
+        return Utterance(laid.ids, laid.edges, laid.words, self.labels(laid.ids), audio, quantiser, chosen.name, name)
+
+    def speech_prompt(
+        self,
+        units: Int[Tensor, " unit"],
+        edges: Float[Tensor, " unit_and_one"],
+        words: Sequence[Word] = (),
+        audio: Audio | None = None,
+        quantiser: str | None = None,
+        form: str | None = None,
+        then: Modality | None = None,
+        name: str = "",
+    ) -> Utterance:
+        """An utterance of speech alone; see `prompt`."""
+        return self.prompt([self.speech_segment(units, edges, words)], form, then, audio, quantiser, name)
+
+    def text_prompt(self, text: str, form: str | None = None, then: Modality | None = None, name: str = "") -> Utterance:
+        """An utterance of text alone; see `prompt`. All its edges are 0 s."""
+        return self.prompt([self.text_segment(text)], form, then, name=name)
+
+    def check(self, utterance: Utterance) -> Utterance:
+        """Refuse an utterance this model cannot read: foreign ids, foreign units, too many positions."""
+        self.vocabulary.check_ids(utterance.tokens)
+        if self.vocabulary.mask("speech")[utterance.tokens].any():
+            check_quantiser(self.vocabulary.quantiser, utterance.quantiser)
+        if len(utterance) > self.model.cfg.n_ctx:
+            raise UtteranceError(f"The model reads at most {self.model.cfg.n_ctx} positions; this utterance has {len(utterance)}.")
+        return utterance
+
+    def logits(self, utterance: Utterance) -> Float[Tensor, "pos d_vocab"]:
+        """The model's own output for an utterance."""
+        return hooked.logits(self.model, self.check(utterance).tokens[None])[0]
+
+    # -- looking at it -------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        config = self.model.cfg
+        return (
+            f"SpeechTextModel({self.provenance.get('family', 'undeclared family')} on {self.provenance.get('architecture', '?')}, {config.n_layers} layers, "
+            f"d_model {config.d_model}, {config.dtype}, {self.vocabulary!r}, from {self.provenance.get('checkpoint', '?')})"
+        )
+
+    def _repr_html_(self) -> str:
+        facts = "".join(f"<tr><td>{escape(key)}</td><td>{escape(str(value))}</td></tr>" for key, value in self.provenance.items())
+        forms = ", ".join(f"{form.name} ({form.note})" for form in self.prompts.forms)
+        return f"<div><b>{escape(repr(self))}</b><table>{facts}</table>prompt forms: {escape(forms)}{self.vocabulary._repr_html_()}</div>"

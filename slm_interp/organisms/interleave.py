@@ -1,0 +1,80 @@
+"""Interleaving by words, as slamkit does it: `<speech>` units `<text>` words `<speech>` ...
+
+A sentence is cut into runs of words that are alternately heard and read. A marker stands before every run, the first
+included. A heard run has the units between the start of its first word and the end of its last
+(`slm_interp.speech.spans.unit_slice`, slamkit's rule); a read run has its words with their leading spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from slm_interp.errors import SpeechError
+from slm_interp.prompt import Modality
+from slm_interp.speech.spans import unit_slice
+from slm_interp.speech.units import Units
+from slm_interp.speech.words import TimedWord
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What a joint vocabulary calls things.
+
+    Args:
+        words: ids of each word.
+        first_unit: id of unit 0.
+        markers: id of each modality's marker.
+    """
+
+    words: Mapping[str, tuple[int, ...]]
+    first_unit: int
+    markers: Mapping[Modality, int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Words `start` up to but not including `stop` in one modality."""
+
+    modality: Modality
+    start: int
+    stop: int
+
+
+def runs(n_words: int, lengths: tuple[int, int], rng: np.random.Generator) -> tuple[Run, ...]:
+    """Cut `n_words` into runs of `lengths[0]` to `lengths[1]` words; a coin decides which modality comes first.
+
+    The last run may be shorter than the shortest.
+
+    Raises:
+        SpeechError: no words, or lengths that are not 1 <= shortest <= longest.
+    """
+    shortest, longest = lengths
+    if n_words < 1 or not 1 <= shortest <= longest:
+        raise SpeechError(f"Interleaving needs at least one word and 1 <= shortest <= longest run; got {n_words} words, runs of {shortest} to {longest}.")
+    speech, start, cut = bool(rng.integers(2)), 0, []
+    while start < n_words:
+        stop = min(n_words, start + int(rng.integers(shortest, longest + 1)))
+        cut.append(Run("speech" if speech else "text", start, stop))
+        speech, start = not speech, stop
+    return tuple(cut)
+
+
+def interleaved(words: Sequence[TimedWord], units: Units, cut: Sequence[Run], codes: Codes) -> list[int]:
+    """Ids of a sentence whose runs are heard and read in turn. A heard run without a unit of its own keeps its marker only."""
+    ids: list[int] = []
+    for run in cut:
+        ids.append(codes.markers[run.modality])
+        if run.modality == "speech":
+            heard = units.units[unit_slice(units, words[run.start].start_s, words[run.stop - 1].end_s)]
+            ids += [codes.first_unit + int(unit) for unit in heard]
+        else:
+            ids += [identifier for word in words[run.start : run.stop] for identifier in codes.words[word.text]]
+    return ids
+
+
+def spoken(units: Units, codes: Codes) -> list[int]:
+    """Ids of a sentence that is heard throughout, silence at its ends included."""
+    return [codes.markers["speech"], *(codes.first_unit + int(unit) for unit in units.units)]
