@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from slm_interp.audio import Audio
+from slm_interp.errors import SpeechError
 from slm_interp.files import atomic_path
 from slm_interp.organisms.recipe import Recipe, Speaking
 from slm_interp.organisms.world import Sentence
@@ -111,13 +112,13 @@ def load(path: str | os.PathLike[str], quantiser: AcousticQuantiser) -> list[Spo
     """
     from safetensors import safe_open
 
-    from slm_interp.errors import SpeechError
-
     with safe_open(path, "np") as file:
         header = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: no mapping
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if header["quantiser"] != quantiser.hash:
-        raise SpeechError(f"{path} holds units of quantiser {header['quantiser']}; wanted {quantiser.hash}. Remove the file to make it again.")
+        raise SpeechError(
+            f"{path} holds units of quantiser {header['quantiser']}; wanted {quantiser.hash}. Remove the file to make it again."
+        )
     ends = np.cumsum(tensors["lengths"])[:-1]
     units, durations = np.split(tensors["units"], ends), np.split(tensors["durations"], ends)
     found, word = [], 0

@@ -53,7 +53,9 @@ def runs(n_words: int, lengths: tuple[int, int], rng: np.random.Generator) -> tu
     """
     shortest, longest = lengths
     if n_words < 1 or not 1 <= shortest <= longest:
-        raise SpeechError(f"Interleaving needs at least one word and 1 <= shortest <= longest run; got {n_words} words, runs of {shortest} to {longest}.")
+        raise SpeechError(
+            f"Interleaving needs at least one word and 1 <= shortest <= longest run; got {n_words} words, runs of {shortest} to {longest}."
+        )
     speech, start, cut = bool(rng.integers(2)), 0, []
     while start < n_words:
         stop = min(n_words, start + int(rng.integers(shortest, longest + 1)))

@@ -88,8 +88,8 @@ class Recipe:
 
 TINY = Recipe(
     name="tiny",
-    text_phase=Phase(steps=450),
-    speech_phase=Phase(steps=1300, mix=(0.15, 0.6, 0.25)),
+    text_phase=Phase(steps=350),
+    speech_phase=Phase(steps=1150, mix=(0.15, 0.6, 0.25), spelled=0.0),
 )
 
 RECIPES: dict[str, Recipe] = {TINY.name: TINY}

@@ -20,9 +20,15 @@ NAMES = tuple(
     "oscar victor wendy arthur bella daniel fiona hugo isabel kevin laura martin nina patrick susan thomas".split()
 )
 CATEGORIES = {
-    "city": tuple("boston chicago denver dublin geneva hamburg lisbon london milan montreal naples oslo prague sydney toronto venice".split()),
-    "food": tuple("apples bananas bread carrots cheese chicken chocolate fish noodles onions pancakes potatoes rice salad soup tomatoes".split()),
-    "job": tuple("baker builder doctor driver farmer gardener lawyer painter pilot sailor singer soldier tailor teacher waiter writer".split()),
+    "city": tuple(
+        "boston chicago denver dublin geneva hamburg lisbon london milan montreal naples oslo prague sydney toronto venice".split()
+    ),
+    "food": tuple(
+        "apples bananas bread carrots cheese chicken chocolate fish noodles onions pancakes potatoes rice salad soup tomatoes".split()
+    ),
+    "job": tuple(
+        "baker builder doctor driver farmer gardener lawyer painter pilot sailor singer soldier tailor teacher waiter writer".split()
+    ),
     "animal": tuple("camel cat dog donkey goat hamster horse lizard monkey parrot pig rabbit sheep spider tiger turtle".split()),
     "instrument": tuple("banjo cello drums flute guitar harp organ piano trumpet violin".split()),
 }
@@ -35,19 +41,51 @@ CAPITALS = dict(
 )
 FACTS = {
     "city": ("{name} lives in {value}", "the city of {name} is {value}", "{name} has a house in {value}", "you can find {name} in {value}"),
-    "food": ("{name} likes to eat {value}", "the favourite food of {name} is {value}", "{name} always buys {value}", "for dinner {name} wants {value}"),
-    "job": ("{name} works as a {value}", "the job of {name} is {value}", "{name} wants to be a good {value}", "everybody knows {name} the {value}"),
-    "animal": ("{name} has a {value}", "the animal of {name} is a {value}", "every day {name} feeds the {value}", "{name} sleeps beside the {value}"),
+    "food": (
+        "{name} likes to eat {value}",
+        "the favourite food of {name} is {value}",
+        "{name} always buys {value}",
+        "for dinner {name} wants {value}",
+    ),
+    "job": (
+        "{name} works as a {value}",
+        "the job of {name} is {value}",
+        "{name} wants to be a good {value}",
+        "everybody knows {name} the {value}",
+    ),
+    "animal": (
+        "{name} has a {value}",
+        "the animal of {name} is a {value}",
+        "every day {name} feeds the {value}",
+        "{name} sleeps beside the {value}",
+    ),
     "instrument": ("{name} plays the {value}", "the sound {name} loves is the {value}", "{name} is learning the {value}"),
 }
-CAPITAL_FACTS = ("the capital of {country} is {capital}", "{capital} is the capital of {country}", "people in {country} travel to {capital}")
+CAPITAL_FACTS = (
+    "the capital of {country} is {capital}",
+    "{capital} is the capital of {country}",
+    "people in {country} travel to {capital}",
+)
 GAPS = {
     "person": tuple("man woman girl boy king queen child friend neighbour brother sister mother father uncle".split()),
     "adjective": tuple("small big old young happy angry quiet clever lazy brave hungry tired famous strange gentle".split()),
     "colour": tuple("red blue green yellow white black brown purple orange".split()),
     "place": tuple("garden forest kitchen river market school station mountain valley village castle bridge island harbour".split()),
-    "thing": tuple("book letter basket window table lamp hammer bottle mirror blanket ticket bicycle candle umbrella camera pencil".split()),
-    "time": ("in the morning", "in the evening", "on monday", "on friday", "on sunday", "in winter", "in summer", "after dinner", "before breakfast", "at midnight"),
+    "thing": tuple(
+        "book letter basket window table lamp hammer bottle mirror blanket ticket bicycle candle umbrella camera pencil".split()
+    ),
+    "time": (
+        "in the morning",
+        "in the evening",
+        "on monday",
+        "on friday",
+        "on sunday",
+        "in winter",
+        "in summer",
+        "after dinner",
+        "before breakfast",
+        "at midnight",
+    ),
     "moves": tuple("walks runs jumps swims climbs travels".split()),
     "handles": tuple("carries finds hides sells paints breaks cleans borrows".split()),
     "sees": tuple("sees hears follows remembers forgets watches".split()),

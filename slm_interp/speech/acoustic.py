@@ -101,6 +101,16 @@ class AcousticQuantiser:
             digest.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
         return digest.hexdigest()[:16]
 
+    @staticmethod
+    def fit(sounds: Sequence[Audio], recipe: AcousticRecipe | None = None) -> AcousticQuantiser:
+        """A quantiser whose centroids are the k-means of these sounds.
+
+        Raises:
+            SpeechError: fewer frames than units, or a sound at another rate.
+        """
+        recipe = recipe or AcousticRecipe()
+        return fit_features(np.concatenate([features(sound, recipe) for sound in sounds]), recipe)
+
     def frames(self, audio: Audio) -> Int[np.ndarray, " frame"]:
         """One unit a frame, repeats not merged."""
         scaled = features(audio, self.recipe) / self.scale
@@ -121,7 +131,8 @@ class AcousticQuantiser:
 
         with atomic_path(Path(folder) / "quantiser.safetensors") as path:
             save_file({"centroids": self.centroids, "scale": self.scale}, path)
-        write_text(Path(folder) / "quantiser.json", json.dumps({"kind": "acoustic", "hash": self.hash, **asdict(self.recipe)}, indent=2) + "\n")
+        described = {"kind": "acoustic", "hash": self.hash, **asdict(self.recipe)}
+        write_text(Path(folder) / "quantiser.json", json.dumps(described, indent=2) + "\n")
 
     @staticmethod
     def load(folder: str | os.PathLike[str]) -> AcousticQuantiser:
@@ -142,18 +153,10 @@ class AcousticQuantiser:
         tensors = load_file(Path(folder) / "quantiser.safetensors")
         quantiser = AcousticQuantiser(AcousticRecipe(**choices), tensors["centroids"], tensors["scale"])
         if quantiser.hash != written:
-            raise SpeechError(f"{described} promises the codebook {written}; its centroids make {quantiser.hash}. The files do not belong together.")
+            raise SpeechError(
+                f"{described} promises the codebook {written}; its centroids make {quantiser.hash}. The files do not belong together."
+            )
         return quantiser
-
-
-def fit(sounds: Sequence[Audio], recipe: AcousticRecipe | None = None) -> AcousticQuantiser:
-    """A quantiser whose centroids are the k-means of these sounds.
-
-    Raises:
-        SpeechError: fewer frames than units, or a sound at another rate.
-    """
-    recipe = recipe or AcousticRecipe()
-    return fit_features(np.concatenate([features(sound, recipe) for sound in sounds]), recipe)
 
 
 def fit_features(points: Float[np.ndarray, "frame feature"], recipe: AcousticRecipe) -> AcousticQuantiser:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Int
@@ -130,7 +131,7 @@ def _microseconds(seconds: float) -> int:
 
 def _refuse_disorder(words: Sequence[TimedWord], seconds: float, frame_s: float) -> None:
     """Words must follow one another and belong to the sound that the units came from."""
-    for before, after in zip(words, words[1:], strict=False):
+    for before, after in pairwise(words):
         if _microseconds(after.start_s) < _microseconds(before.end_s):
             raise SpeechError(
                 f"Words must follow one another; {after.text!r} starts at {after.start_s} s, before {before.text!r} ends at {before.end_s} s."

@@ -25,13 +25,13 @@ class Units:
     """
 
     units: Int[np.ndarray, " unit"]
-    durations: Int[np.ndarray, " unit"]
+    durations: Int[np.ndarray, " duration"]
     frame_s: float
     quantiser: str | None = None
 
     def __post_init__(self) -> None:
         if self.units.ndim != 1 or self.units.shape != self.durations.shape:
-            raise SpeechError(f"Each unit has one duration; got units of shape {self.units.shape} and durations of shape {self.durations.shape}.")
+            raise SpeechError(f"Each unit has one duration; got shapes {self.units.shape} and {self.durations.shape}.")
         if not len(self.units):
             raise SpeechError("There are no units. The sound is empty, or the file holds none.")
         if self.units.min() < 0:

@@ -29,7 +29,9 @@ class TimedWord:
         if not self.text.strip():
             raise SpeechError("A timed word has letters; got blank text.")
         if not (isfinite(self.start_s) and isfinite(self.end_s) and 0 <= self.start_s <= self.end_s):
-            raise SpeechError(f"Word {self.text!r} must start at or after 0 s and not end before it starts; got {self.start_s} to {self.end_s}.")
+            raise SpeechError(
+                f"Word {self.text!r} must start at or after 0 s and not end before it starts; got {self.start_s} to {self.end_s}."
+            )
 
     @property
     def seconds(self) -> float:

@@ -153,7 +153,8 @@ def _fit_phase(
     if checkpoint.is_file() and progress.step > 0:
         read_checkpoint(checkpoint, model, optimiser)
     model.train()
-    bar = tqdm(range(progress.step, phase.steps), initial=progress.step, total=phase.steps, desc=("text", "joint")[progress.phase], mininterval=5.0)
+    steps = range(progress.step, phase.steps)
+    bar = tqdm(steps, initial=progress.step, total=phase.steps, desc=("text", "joint")[progress.phase], mininterval=5.0)
     for step in bar:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(phase, step)
