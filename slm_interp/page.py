@@ -240,9 +240,7 @@ def _player(block: Player, title: str) -> str:
         if word.end_s > word.start_s
     )
     words = f'<div class="words" role="group" aria-label="Words: press one to hear it">{buttons}</div>' if buttons else ""
-    return (
-        f'<div class="player"><audio controls preload="auto" aria-label="{escape("Sound of " + title)}" src="{block.audio.data_uri()}"></audio>{words}</div>'
-    )
+    return f'<div class="player"><audio controls preload="auto" aria-label="{escape("Sound of " + title)}" src="{block.audio.data_uri()}"></audio>{words}</div>'
 
 
 def _provenance(provenance: Mapping[str, Any]) -> str:

@@ -9,8 +9,25 @@ import xarray as xr
 from slm_interp.audio import Audio
 from slm_interp.utterance import Span, Utterance, Word
 
-TEXT = " the| capital| of| france| is| paris| a| red| cat| sat| on|ing| <b>bold</b>|</script><img src=x onerror=alert(1)>| R&D|\n".split("|")
-SPOKEN = "the capital of france is paris and the capital of spain is madrid".split()
+TEXT = [
+    " the",
+    " capital",
+    " of",
+    " france",
+    " is",
+    " paris",
+    " a",
+    " red",
+    " cat",
+    " sat",
+    " on",
+    "ing",
+    " <b>bold</b>",
+    "</script><img src=x onerror=alert(1)>",
+    " R&D",
+    "\n",
+]
+SPOKEN = ["the", "capital", "of", "france", "is", "paris", "and", "the", "capital", "of", "spain", "is", "madrid"]
 UNITS = 40
 SIZES = {"text": 400, "speech": UNITS, "marker": 2}
 
@@ -25,11 +42,21 @@ def clip(positions: int, name: str = "synthetic clip", rate: int = 8000) -> Utte
     count = min(len(SPOKEN), (positions - 3) // width) if positions < 200 else (positions - 3) // 8
     width = width if positions < 200 else 8
     words = tuple(
-        Word(SPOKEN[index % len(SPOKEN)], Span(2 + index * width, 2 + (index + 1) * width), float(edges[2 + index * width]), float(edges[2 + (index + 1) * width]))
+        Word(
+            SPOKEN[index % len(SPOKEN)],
+            Span(2 + index * width, 2 + (index + 1) * width),
+            float(edges[2 + index * width]),
+            float(edges[2 + (index + 1) * width]),
+        )
         for index in range(count)
     )
     time = np.arange(round(edges[-1] * rate)) / rate
-    sound = 0.4 * np.sin(2 * np.pi * 180 * time) * (0.25 + 0.75 * np.abs(np.sin(2 * np.pi * 2.3 * time))) * (1 + 0.3 * generator.standard_normal(len(time)))
+    sound = (
+        0.4
+        * np.sin(2 * np.pi * 180 * time)
+        * (0.25 + 0.75 * np.abs(np.sin(2 * np.pi * 2.3 * time)))
+        * (1 + 0.3 * generator.standard_normal(len(time)))
+    )
     return Utterance(
         tokens=torch.tensor([440, *(units + 400)]),
         edges=torch.tensor(edges, dtype=torch.float32),

@@ -32,6 +32,7 @@
   async function draw(figure) {
     const box = figure.querySelector(".plot");
     const { data, layout } = await dataOf(figure);
+    for (const part of ["font", "hoverlabel", "margin"]) layout[part] = layout[part] || {};
     const meta = (layout.meta && layout.meta.slm) || {};
     const menus = layout.updatemenus || [];
     delete layout.updatemenus;
@@ -47,8 +48,9 @@
     const wide = layout.width;
     if (wide) Object.assign(box.style, { width: layout.width + "px", flex: "none" });
     if (meta.role) box.classList.add(meta.role);
+    Object.assign(layout.font, { color: css("--ink") });
+    Object.assign(layout.hoverlabel, { bgcolor: css("--page"), bordercolor: css("--soft"), font: { ...layout.hoverlabel.font, color: css("--ink") } });
     await Plotly.newPlot(box, data, layout, CONFIG);
-    await Plotly.relayout(box, colours());
     for (const menu of menus) bar.append(select(box, menu));
     if (wide) {
       box.before(rail(box));
@@ -216,7 +218,8 @@
     box.addEventListener("keydown", (event) => {
       const step = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
       const rows = box.data[0].customdata.length, columns = box.data[0].customdata[0].length;
-      if (step) choose(...(at ? [Math.min(rows - 1, Math.max(0, at[0] + step[0])), Math.min(columns - 1, Math.max(0, at[1] + step[1]))] : [rows - 1, 0]));
+      if (event.key === "Home") choose(rows - 1, 0);
+      else if (step) choose(...(at ? [Math.min(rows - 1, Math.max(0, at[0] + step[0])), Math.min(columns - 1, Math.max(0, at[1] + step[1]))] : [rows - 1, 0]));
       else if (at && (event.key === "Enter" || event.key === " ")) play();
       else return;
       event.preventDefault();

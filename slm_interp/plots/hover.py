@@ -29,7 +29,7 @@ def tokens_in_hover(dataset: xr.Dataset) -> int:
 
 def _lists(labels: np.ndarray, log_probs: np.ndarray, log_mass: np.ndarray, deep: int) -> list[list[str]]:
     """One line a cell: the modality's mass, then its best `deep` tokens with their probabilities."""
-    probabilities, masses = np.exp(log_probs[..., :deep].astype(np.float64)).tolist(), np.exp(log_mass.astype(np.float64)).tolist()
+    probabilities, masses = (np.exp(log_probs[..., :deep].astype(np.float64)).tolist(), np.exp(log_mass.astype(np.float64)).tolist())
     names = labels[..., :deep].tolist()
     return [[_line(*one) for one in zip(*row, strict=True)] for row in zip(masses, names, probabilities, strict=True)]
 
@@ -43,7 +43,7 @@ def _places(dataset: xr.Dataset) -> list[str]:
     """One line a position: number, input token, word, seconds."""
     lines = []
     for index in range(dataset.sizes["pos"]):
-        start, end = float(dataset["start_s"].values[index]), float(dataset["end_s"].values[index])
+        start, end = (float(dataset["start_s"].values[index]), float(dataset["end_s"].values[index]))
         seconds = f"{start:.2f}–{end:.2f} s" if end > start else f"at {start:.2f} s, takes no time"
         word = str(dataset["word"].values[index])
         place = f"{visible(str(dataset['label'].values[index]))} · position {int(dataset['pos'].values[index])} · {seconds}"
@@ -56,32 +56,34 @@ def _own_targets(dataset: xr.Dataset) -> np.ndarray:
     own = np.full(dataset.sizes["pos"], -1)
     if "target_start" in dataset.coords:
         for target in range(dataset.sizes["target"]):
-            start, stop = int(dataset["target_start"].values[target]), int(dataset["target_stop"].values[target])
+            start, stop = (int(dataset["target_start"].values[target]), int(dataset["target_stop"].values[target]))
             if start >= 0:
                 own[start:stop] = np.where(own[start:stop] < 0, target, own[start:stop])
     return own
 
 
-def hover(dataset: xr.Dataset) -> tuple[list[list[list[str]]], str]:
+def hover(dataset: xr.Dataset) -> tuple[np.ndarray, str]:
     """`customdata` for a heat map, `[layer][pos][field]`, and the template that prints it.
 
     The line about the heard word is there only when the reading ranks it.
     """
     deep = tokens_in_hover(dataset)
     names = [str(name) for name in dataset["modality"].values]
-    labels, log_probs = dataset["top_label_by_modality"].values, dataset["top_log_prob_by_modality"].values
+    labels, log_probs = (dataset["top_label_by_modality"].values, dataset["top_log_prob_by_modality"].values)
     masses = dataset["modality_log_mass"].values
     fields = [
-        _lists(labels[:, :, index], log_probs[:, :, index], masses[:, :, index], min(deep, 2) if name == "marker" else deep) for index, name in enumerate(names)
+        _lists(labels[:, :, index], log_probs[:, :, index], masses[:, :, index], min(deep, 2) if name == "marker" else deep)
+        for index, name in enumerate(names)
     ]
     fields.insert(0, [_places(dataset)] * dataset.sizes["layer"])
-    template = "<b>%{customdata[0]}</b><br>layer %{y}<br>" + "".join(f"<br><b>{markup(name)}</b> %{{customdata[{index + 1}]}}" for index, name in enumerate(names))
+    template = "<b>%{customdata[0]}</b><br>layer %{y}<br>" + "".join(
+        f"<br><b>{markup(name)}</b> %{{customdata[{index + 1}]}}" for index, name in enumerate(names)
+    )
     own = _own_targets(dataset)
     if (own >= 0).any():
         fields.append(_rank_lines(dataset, own))
         template += f"<br>%{{customdata[{len(names) + 1}]}}"
-    rows = [[list(column) for column in zip(*row, strict=True)] for row in zip(*fields, strict=True)]
-    return rows, template + "<extra></extra>"
+    return np.moveaxis(np.array(fields, dtype=object), 0, -1), template + "<extra></extra>"
 
 
 def _rank_lines(dataset: xr.Dataset, own: np.ndarray) -> list[list[str]]:
@@ -91,7 +93,12 @@ def _rank_lines(dataset: xr.Dataset, own: np.ndarray) -> list[list[str]]:
     rows = []
     for row in ranks:
         best = [(target, int(row[pos, target])) if target >= 0 else None for pos, target in enumerate(own.tolist())]
-        rows.append([markup(said[one[0]] + (f"rank {one[1] + 1:,} of its kind" if one[1] >= 0 else "not ranked here")) if one else "" for one in best])
+        rows.append(
+            [
+                markup(said[one[0]] + (f"rank {one[1] + 1:,} of its kind" if one[1] >= 0 else "not ranked here")) if one else ""
+                for one in best
+            ]
+        )
     return rows
 
 

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
 from slm_interp.errors import ReadoutError
-from slm_interp.plots.hover import cell_tokens, hover
-from slm_interp.plots.quantities import QUANTITIES, colour_bar, quantity
-from slm_interp.plots.theme import BOUNDARY, RULE, WORD_COLOUR, cell, dressed, markup, visible
+from slm_interp.plots.hover import hover
+from slm_interp.plots.menus import cells, colour_menu, token_menu
+from slm_interp.plots.quantities import colour_bar, quantity
+from slm_interp.plots.theme import BOUNDARY, WORD_COLOUR, dressed, markup, visible
 
 COLUMN_PX = 44  # room for a six-letter token at a size one can read
 WIDE_LIMIT = 160  # positions; beyond this the grid fits the page, and cell text appears when zoomed in
-CELL_LETTERS = 6
+FIT_PX = 700  # a page gives a fitted figure at least this much
 TITLE_PX, MENU_PX = 36, 36
-LEFT_PX, RIGHT_PX, FOOT_PX = 104, 24, 56
+LEFT_PX, RIGHT_PX, FOOT_PX = 114, 24, 56
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def lens_grid(dataset: xr.Dataset, colour: str = "text_mass", shown: str = "any"
     n = dataset.sizes["pos"]
     wide = n <= WIDE_LIMIT
     figure = _grid(dataset, np.arange(n), colour, shown, target, title, wide)
-    _mark_words(figure, dataset, np.arange(n + 1) - 0.5, COLUMN_PX if wide else 1100 / n)
+    _mark_words(figure, dataset, np.arange(n + 1) - 0.5, float(COLUMN_PX) if wide else FIT_PX / n)
     labels = [visible(str(label)) for label in dataset["label"].values]
     every = 1 if wide else max(1, round(n / 32))
     places = list(range(0, n, every))
@@ -73,12 +73,14 @@ def lens_grid(dataset: xr.Dataset, colour: str = "text_mass", shown: str = "any"
         range=[-0.5, n - 0.5],
     )
     figure.layout.meta["slm"] |= {"axis": "position", "columns": list(range(n)), **_seconds(dataset)}
-    foot = 26 + (7 * max(len(figure.layout.xaxis.ticktext[place]) for place in range(len(places))) if wide else 12)
+    foot = 26 + (7 * max(len(label) + len(str(n)) + 2 for label in labels) if wide else 12)
     _axis_note(figure, "input token · position" if wide else "position", foot)
     return _sized(figure, dataset, foot=foot, width=LEFT_PX + RIGHT_PX + COLUMN_PX * n if wide else None)
 
 
-def lens_grid_over_time(dataset: xr.Dataset, colour: str = "text_mass", shown: str = "any", target: int = 0, title: str | None = None) -> go.Figure:
+def lens_grid_over_time(
+    dataset: xr.Dataset, colour: str = "text_mass", shown: str = "any", target: int = 0, title: str | None = None
+) -> go.Figure:
     """The same grid over seconds: a column is as wide as it sounds. Positions that take no time are not drawn.
 
     Args and errors as in `lens_grid`; also refuses a reading in which no position takes time.
@@ -90,7 +92,7 @@ def lens_grid_over_time(dataset: xr.Dataset, colour: str = "text_mass", shown: s
     data = dataset.isel(pos=heard)
     edges = np.concatenate([start[heard], end[heard[-1:]]])
     figure = _grid(data, edges, colour, shown, target, title, False)
-    _mark_words(figure, data, edges, 1100 / len(heard))
+    _mark_words(figure, data, edges, FIT_PX / len(heard))
     figure.update_xaxes(range=[float(edges[0]), float(edges[-1])])
     _axis_note(figure, "seconds (positions that take no time are not drawn)", 38)
     figure.layout.meta["slm"] |= {"axis": "seconds", "columns": heard.tolist(), **_seconds(dataset)}
@@ -108,11 +110,11 @@ def _grid(dataset: xr.Dataset, x: np.ndarray, colour: str, shown: str, target: i
         go.Heatmap(
             x=x,
             z=np.round(choice.values(dataset, target), 4),
-            text=_cells(dataset, shown),
+            text=cells(dataset, shown),
             texttemplate="%{text}" if readable else None,
             customdata=customdata,
             hovertemplate=template,
-            xgap=1,
+            xgap=1 if readable else 0,
             ygap=1,
             name="lens",
             **colour_bar(dataset, colour, target),
@@ -129,11 +131,13 @@ def _grid(dataset: xr.Dataset, x: np.ndarray, colour: str, shown: str, target: i
     )
     figure.update_xaxes(showgrid=False, zeroline=False, ticks="")
     figure.update_yaxes(showgrid=False, zeroline=False, ticks="")
-    figure.layout.updatemenus = [_colour_menu(dataset, colour, target), _token_menu(dataset, tokens, shown)]
+    figure.layout.updatemenus = [colour_menu(dataset, colour, target), token_menu(dataset, tokens, shown)]
     lens = str(dataset.attrs.get("lens", "")) or "a"
     name = str(dataset.attrs.get("utterance", ""))
     meta = {"role": "grid", "head_px": TITLE_PX + MENU_PX}
-    return dressed(figure, title=title if title is not None else f"{lens.capitalize()} lens" + (f" · {name}" if name else ""), height=400, meta=meta)
+    return dressed(
+        figure, title=title if title is not None else f"{lens.capitalize()} lens" + (f" · {name}" if name else ""), height=400, meta=meta
+    )
 
 
 def _seconds(dataset: xr.Dataset) -> dict[str, list[float]]:
@@ -141,44 +145,12 @@ def _seconds(dataset: xr.Dataset) -> dict[str, list[float]]:
     return {name: np.round(dataset[name].values.astype(np.float64), 4).tolist() for name in ("start_s", "end_s")}
 
 
-def _cells(dataset: xr.Dataset, shown: str) -> list[list[str]]:
-    return [[cell(str(token), CELL_LETTERS) for token in row] for row in cell_tokens(dataset, shown)]
-
-
-def _menu(x: float, name: str, buttons: list[dict[str, Any]], active: int) -> dict[str, Any]:
-    look = {"bgcolor": "rgba(255,255,255,0.9)", "bordercolor": RULE, "font": {"size": 11, "color": "#2b3440"}, "pad": {"t": 0, "r": 8}}
-    return {"buttons": buttons, "active": active, "x": x, "xanchor": "left", "y": 1, "yanchor": "bottom", "showactive": True, "name": name, **look}
-
-
-def _colour_menu(dataset: xr.Dataset, colour: str, target: int) -> dict[str, Any]:
-    """Every quantity this reading has; the first target stands for `rank`."""
-    modalities = {str(name) for name in dataset["modality"].values}
-    there = {"text_mass": "text" in modalities, "speech_mass": "speech" in modalities, "rank": dataset.sizes.get("target", 0) > 0}
-    names = [name for name in QUANTITIES if there.get(name, True)]
-    buttons = []
-    for name in names:
-        style = colour_bar(dataset, name, target)
-        bar = {f"colorbar.{key}": [style["colorbar"].get(key)] for key in ("tickmode", "tickvals", "ticktext")}
-        values = np.round(QUANTITIES[name].values(dataset, target), 3)
-        restyle = {"z": [[[None if np.isnan(value) else value for value in row] for row in values.tolist()]], "colorscale": [style["colorscale"]], "zmin": 0, "zmax": style["zmax"]}
-        restyle |= {"colorbar.title.text": style["colorbar"]["title"]["text"], **bar}
-        buttons.append({"label": f"colour: {style['colorbar']['title']['text']}", "method": "restyle", "args": [restyle, [0]]})
-    return _menu(0.0, "colour", buttons, names.index(colour))
-
-
-def _token_menu(dataset: xr.Dataset, tokens: list[str], shown: str) -> dict[str, Any]:
-    buttons = [
-        {"label": f"cells: best {'token' if name == 'any' else name + ' token'}", "method": "restyle", "args": [{"text": [_cells(dataset, name)]}, [0]]} for name in tokens
-    ]
-    return _menu(0.0, "cells", buttons, tokens.index(shown))
-
-
 def _mark_words(figure: go.Figure, dataset: xr.Dataset, edges: np.ndarray, column_px: float) -> None:
     """A bar over each word with its text above, and a line at each boundary."""
     top = dataset.sizes["layer"] - 0.5
     bars_x: list[float | None] = []
     lines_x: list[float | None] = []
-    words = []
+    words, notes = [], []
     for run in word_runs(dataset):
         left, right = float(edges[run.start]), float(edges[run.stop])
         inset = 0.04 * (right - left)
@@ -186,21 +158,42 @@ def _mark_words(figure: go.Figure, dataset: xr.Dataset, edges: np.ndarray, colum
         lines_x += [left, left, None, right, right, None]
         words.append({"text": run.text, "start": run.start, "stop": run.stop, "x0": left, "x1": right})
         level = column_px * (run.stop - run.start) >= 7 * len(run.text)
-        figure.add_annotation(
-            x=(left + right) / 2, y=top + 0.5, text=markup(run.text), showarrow=False, yanchor="bottom", xanchor="center",
-            textangle=0 if level else -90, captureevents=True, name="word", font={"size": 12},
-        )  # fmt: skip
+        note = {"x": (left + right) / 2, "y": top + 0.5, "text": markup(run.text), "textangle": 0 if level else -90, "name": "word"}
+        notes.append(note | {"showarrow": False, "yanchor": "bottom", "xanchor": "center", "captureevents": True, "font": {"size": 12}})
+    figure.layout.annotations = notes
     if words:
         lines_y = [-0.5, top + 0.42, None] * (2 * len(words))
-        figure.add_scatter(x=lines_x, y=lines_y, mode="lines", line={"color": BOUNDARY, "width": 1.5}, hoverinfo="skip", showlegend=False, name="word boundaries")
+        figure.add_scatter(
+            x=lines_x,
+            y=lines_y,
+            mode="lines",
+            line={"color": BOUNDARY, "width": 1.5 if column_px >= 20 else 0.7},
+            hoverinfo="skip",
+            showlegend=False,
+            name="word boundaries",
+        )
         bars_y = [top + 0.3, top + 0.3, None] * len(words)
-        figure.add_scatter(x=bars_x, y=bars_y, mode="lines", line={"color": WORD_COLOUR, "width": 4}, hoverinfo="skip", showlegend=False, name="words")
+        figure.add_scatter(
+            x=bars_x, y=bars_y, mode="lines", line={"color": WORD_COLOUR, "width": 4}, hoverinfo="skip", showlegend=False, name="words"
+        )
     figure.layout.meta["slm"] |= {"words": words}
 
 
 def _axis_note(figure: go.Figure, text: str, foot: int) -> None:
     """The name of the x axis at its left end: in a wide grid the middle is far out of sight."""
-    figure.add_annotation(x=0, y=0, xref="paper", yref="paper", xanchor="left", yanchor="top", yshift=20 - foot, text=text, showarrow=False, name="axis", font={"size": 12})
+    figure.add_annotation(
+        x=0,
+        y=0,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="top",
+        yshift=20 - foot,
+        text=text,
+        showarrow=False,
+        name="axis",
+        font={"size": 12},
+    )
 
 
 def _sized(figure: go.Figure, dataset: xr.Dataset, *, foot: int, width: int | None) -> go.Figure:
@@ -214,6 +207,11 @@ def _sized(figure: go.Figure, dataset: xr.Dataset, *, foot: int, width: int | No
     for menu, x_px in zip(figure.layout.updatemenus, (0, 230), strict=True):
         menu.y = 1 + (words + 6) / plot
         menu.x = x_px / max((width or 1200) - LEFT_PX - RIGHT_PX, 1)
-    figure.update_layout(height=plot + margin["t"] + margin["b"], width=width, margin=margin, title={"yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 10}})
+    figure.update_layout(
+        height=plot + margin["t"] + margin["b"],
+        width=width,
+        margin=margin,
+        title={"yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 10}},
+    )
     figure.update_layout(dragmode="zoom" if width is None else False, hovermode="closest", showlegend=False)
     return figure

@@ -18,8 +18,10 @@ def uniform_mass(dataset: xr.Dataset) -> Float[np.ndarray, " modality"]:
     Raises:
         ReadoutError: the reading does not say how many ids each modality has.
     """
-    if "modality_size" not in dataset.coords:
-        raise ReadoutError("Mass is shown with its null, which needs the number of ids of each modality; this reading has no coordinate 'modality_size'.")
+    if "modality_size" not in dataset:
+        raise ReadoutError(
+            "Mass is shown with its null, which needs the number of ids of each modality; this reading has no 'modality_size'."
+        )
     sizes = dataset["modality_size"].values.astype(np.float64)
     return sizes / sizes.sum()
 
@@ -60,7 +62,16 @@ def modality_by_layer(dataset: xr.Dataset, kind: str = "speech", title: str | No
         colour = MODALITY_COLOURS.get(name, "#7a8793")
         _band(figure, layers, mass[:, :, index], colour, 1)
         hover = f"layer %{{x}}<br>{markup(name)} %{{y:.1%}}<br>uniform {null[index]:.1%}<extra></extra>"
-        figure.add_scatter(x=layers, y=mass[:, :, index].mean(axis=1), mode="lines+markers", name=name, line={"color": colour}, hovertemplate=hover, row=1, col=1)
+        figure.add_scatter(
+            x=layers,
+            y=mass[:, :, index].mean(axis=1),
+            mode="lines+markers",
+            name=name,
+            line={"color": colour},
+            hovertemplate=hover,
+            row=1,
+            col=1,
+        )
         dotted = {"color": colour, "dash": "dot", "width": 1.5}
         figure.add_scatter(x=layers[:: max(len(layers) - 1, 1)], y=[null[index]] * len(layers[:: max(len(layers) - 1, 1)]), mode="lines", name=f"{name}, uniform", line=dotted, hoverinfo="skip", row=1, col=1)  # fmt: skip
     entropy = dataset["entropy"].values[:, chosen].astype(np.float64)
@@ -70,8 +81,15 @@ def modality_by_layer(dataset: xr.Dataset, kind: str = "speech", title: str | No
     figure.add_scatter(x=layers[:: max(len(layers) - 1, 1)], y=[ceiling] * len(layers[:: max(len(layers) - 1, 1)]), mode="lines", name="entropy, uniform", line={"color": "#5c6773", "dash": "dot", "width": 1.5}, hoverinfo="skip", row=1, col=2)  # fmt: skip
     _axes(figure, dataset, ceiling)
     count = int(chosen.sum())
-    dressed(figure, title=title if title is not None else f"Probability by modality, mean over {count} {kind} position{'s' if count > 1 else ''}", height=380, meta={"role": "curves", "null": null.tolist(), "head_px": 34})
-    return figure.update_layout(margin={"l": 60, "r": 20, "t": 50, "b": 110}, legend={"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0})
+    dressed(
+        figure,
+        title=title if title is not None else f"Probability by modality, mean over {count} {kind} position{'s' if count > 1 else ''}",
+        height=380,
+        meta={"role": "curves", "null": null.tolist(), "head_px": 34},
+    )
+    return figure.update_layout(
+        margin={"l": 60, "r": 20, "t": 50, "b": 110}, legend={"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0}
+    )
 
 
 def _band(figure: go.Figure, layers: list[int], values: Float[np.ndarray, "layer pos"], colour: str, column: int) -> None:
@@ -86,7 +104,14 @@ def _band(figure: go.Figure, layers: list[int], values: Float[np.ndarray, "layer
 def _axes(figure: go.Figure, dataset: xr.Dataset, ceiling: float) -> None:
     labels = [markup(str(label)) for label in dataset["layer_label"].values]
     every = max(1, round(len(labels) / 12))
-    figure.update_xaxes(tickvals=list(range(0, len(labels), every)), ticktext=labels[::every], tickangle=-45, showgrid=False, zeroline=False, title="layer (right = model output)")
+    figure.update_xaxes(
+        tickvals=list(range(0, len(labels), every)),
+        ticktext=labels[::every],
+        tickangle=-45,
+        showgrid=False,
+        zeroline=False,
+        title="layer (right = model output)",
+    )
     figure.update_yaxes(gridcolor=RULE, zeroline=False)
     figure.update_yaxes(range=[-0.02, 1.02], tickformat=".0%", title="probability", row=1, col=1)
     figure.update_yaxes(range=[0, 1.05 * ceiling], title="entropy (nats)", row=1, col=2)

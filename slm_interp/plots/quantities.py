@@ -79,12 +79,11 @@ FADING_GREENS = [[place, colour] for (place, _), (_, colour) in zip(GREENS, reve
 QUANTITIES: dict[str, Quantity] = {
     "text_mass": Quantity("probability on text", BLUES, lambda data, _: mass(data, "text"), _one),
     "speech_mass": Quantity("probability on speech units", ORANGES, lambda data, _: mass(data, "speech"), _one),
-    "top_probability": Quantity("probability of the top token", GREENS, lambda data, _: np.exp(data["top_log_prob"].values[:, :, 0].astype(np.float64)), _one),
+    "top_probability": Quantity(
+        "probability of the top token", GREENS, lambda data, _: np.exp(data["top_log_prob"].values[:, :, 0].astype(np.float64)), _one
+    ),
     "entropy": Quantity(
-        "entropy (nats)",
-        PURPLES,
-        lambda data, _: data["entropy"].values.astype(np.float64),
-        lambda data: float(np.log(_vocabulary(data))),
+        "entropy (nats)", PURPLES, lambda data, _: data["entropy"].values.astype(np.float64), lambda data: float(np.log(_vocabulary(data)))
     ),
     "rank": Quantity("rank", FADING_GREENS, target_log10_rank, lambda data: float(np.log10(_vocabulary(data))), _rank_ticks),
 }
@@ -107,8 +106,8 @@ def colour_bar(dataset: xr.Dataset, name: str, target: int) -> dict[str, Any]:
     title = chosen.title
     if name == "rank":
         title = f"rank of {markup(str(dataset['target_label'].values[target]).strip() or 'target')}"
-    bar: dict[str, Any] = {"title": {"text": title, "side": "right"}, "orientation": "h", "thickness": 10, "lenmode": "pixels", "len": 240}
-    bar |= {"x": 0.0, "xanchor": "left", "yref": "container", "y": 0, "yanchor": "bottom", "ypad": 8, "xpad": 10, "outlinewidth": 0}
+    bar: dict[str, Any] = {"title": {"text": title, "side": "right"}, "orientation": "h", "thickness": 10, "lenmode": "pixels", "len": 320}
+    bar |= {"x": 0.0, "xanchor": "left", "yref": "container", "y": 0, "yanchor": "bottom", "ypad": 8, "xpad": 22, "outlinewidth": 0}
     if chosen.ticks is not None:
         values, texts = chosen.ticks(dataset)
         bar |= {"tickmode": "array", "tickvals": values, "ticktext": texts}

@@ -57,5 +57,10 @@ def dressed(figure: go.Figure, *, title: str, height: int, meta: dict[str, Any])
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         height=height,
-        hoverlabel={"align": "left", "bgcolor": "#ffffff", "bordercolor": "#8d99a6", "font": {"family": FONT, "size": 12, "color": "#1d2630"}},
+        hoverlabel={
+            "align": "left",
+            "bgcolor": "#ffffff",
+            "bordercolor": "#8d99a6",
+            "font": {"family": FONT, "size": 12, "color": "#1d2630"},
+        },
     )

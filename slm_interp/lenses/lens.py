@@ -1,0 +1,178 @@
+"""What a lens is, and reading an utterance with one.
+
+A lens turns the residual stream of a layer into vectors that are ready for `W_U`; everything after that is the
+one streamed readout. Layers are numbered by blocks run: layer 0 is what the embedding wrote
+(`blocks.0.hook_resid_pre`), layer `l` is `blocks.{l-1}.hook_resid_post`, layer `n_layers` is what the model reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from slm_interp import hooked
+from slm_interp.errors import ReadoutError, VocabularyError
+from slm_interp.lenses.reading import Reading, Target, dataset_of
+from slm_interp.model import SpeechTextModel
+from slm_interp.readout import Readout, modality_groups, read_out
+from slm_interp.utterance import Utterance, Word
+from slm_interp.vocabulary import Kind
+
+Targets: TypeAlias = Sequence[str | int | Word] | str | None
+
+ROWS_AT_ONCE = 1024  # residual vectors that are translated together, so that short utterances fill the products
+
+
+@runtime_checkable
+class Lens(Protocol):
+    """A way to look at residuals through the model's own unembedding."""
+
+    @property
+    def name(self) -> str:
+        """What the lens is called in results."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What a reading must say about the lens to be repeated."""
+        ...
+
+    def scores(self, resid: Float[Tensor, "*batch d_model"], layer: int) -> Float[Tensor, "*batch d_model"]:
+        """Residuals of a layer as vectors ready for `W_U`, in the dtype of the model."""
+        ...
+
+
+def hook_name(layer: int) -> str:
+    """Where TransformerLens keeps the residuals of a layer."""
+    return f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre"
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What of the vocabulary a reading covers.
+
+    Args:
+        kinds: modalities to read; None is every kind but dead rows.
+        ids: of those only these ids; the products with all others are skipped.
+        exclude_input: leave the id at a position out of that position's softmax, lists and ranks. With tied
+            embeddings the input unit otherwise reads itself out in the first layers.
+    """
+
+    kinds: tuple[Kind, ...] | None = None
+    ids: tuple[int, ...] | None = None
+    exclude_input: bool = False
+
+
+def read(
+    lens: Lens,
+    slm: SpeechTextModel,
+    utterance: Utterance | Int[Tensor, " pos"],
+    layers: Sequence[int] | None = None,
+    k: int = 10,
+    targets: Targets = "words",
+    kinds: Sequence[Kind] | None = None,
+    ids: Sequence[int] | None = None,
+    exclude_input: bool = False,
+    memory: int = 256 * 2**20,
+) -> Reading:
+    """Read every layer and position of an utterance.
+
+    Args:
+        utterance: or a row of ids, which is read as it is.
+        layers: blocks run, 0 (embedding) to n_layers; None is all of them.
+        k: ids to list, jointly and for each modality.
+        targets: what to rank. `"words"`: the utterance's own words, each by the first piece of `" word"`, wherever
+            text is read. Or words, spellings and ids.
+        kinds, ids, exclude_input: see `Scope`.
+        memory: bytes the readout may take beyond the residuals and the result.
+
+    Raises:
+        ReadoutError: layers or targets that are not there, residuals that are not finite.
+        UtteranceError, VocabularyError: an utterance this model cannot read, words it cannot spell.
+    """
+    if not isinstance(utterance, Utterance):
+        utterance = _bare(slm, utterance)
+    slm.check(utterance)
+    scope = Scope(None if kinds is None else tuple(kinds), None if ids is None else tuple(ids), exclude_input)
+    chosen = _layers(layers, slm.model.cfg.n_layers)
+    groups = modality_groups(slm.vocabulary, scope.kinds, scope.ids)
+    asked, unspelled = _targets(slm, utterance, targets, "text" in groups)
+    resid = hooked.residuals(slm.model, utterance.tokens)[chosen]
+    _refuse_non_finite(resid, chosen, utterance)
+    distinct = sorted({one.identifier for one in asked})
+    parts = []
+    for part, some in _together(resid, chosen):
+        ready = torch.cat([lens.scores(one, layer) for one, layer in zip(part, some, strict=True)])
+        inputs = utterance.tokens.repeat(len(some)) if exclude_input else None
+        parts.append(
+            read_out(ready, hooked.unembedding(slm.model), groups, k, torch.tensor(distinct, dtype=torch.long), inputs, memory=memory)
+        )
+    columns = torch.tensor([distinct.index(one.identifier) for one in asked], dtype=torch.long)
+    settings = {**lens.settings, "exclude_input": "yes" if exclude_input else "no", "words_not_spelled": ",".join(unspelled)}
+    sizes = {name: int(mask.sum()) for name, mask in groups.items()}
+    return Reading(dataset_of(slm, utterance, chosen, Readout.cat(parts), columns, asked, sizes, settings))
+
+
+def _bare(slm: SpeechTextModel, tokens: Int[Tensor, " pos"]) -> Utterance:
+    slm.vocabulary.check_ids(tokens)
+    return Utterance(tokens.long(), torch.zeros(len(tokens) + 1), labels=slm.labels(tokens), quantiser=slm.vocabulary.quantiser)
+
+
+def _layers(layers: Sequence[int] | None, n_layers: int) -> list[int]:
+    if layers is None:
+        return list(range(n_layers + 1))
+    wrong = [layer for layer in layers if not 0 <= layer <= n_layers]
+    if wrong or not layers:
+        raise ReadoutError(
+            f"Layers count blocks run, 0 (embedding) to {n_layers} (what the model reads); got {wrong[0] if wrong else 'none'}."
+        )
+    return sorted(set(layers))
+
+
+def _targets(slm: SpeechTextModel, utterance: Utterance, targets: Targets, text_is_read: bool) -> tuple[list[Target], list[str]]:
+    """Targets by id, and the utterance's words that have no spelling in this vocabulary."""
+    if isinstance(targets, str) and targets != "words":
+        raise ReadoutError(f'Targets are "words", None, or a list of words and ids; got {targets!r}. Write targets=[{targets!r}].')
+    if targets != "words":
+        return [_target(slm, utterance, one) for one in targets or ()], []
+    words = utterance.words if text_is_read else ()
+    spelled = [word for word in words if _is_spelled(slm, word.text)]
+    return [_target(slm, utterance, word) for word in spelled], [word.text for word in words if word not in spelled]
+
+
+def _is_spelled(slm: SpeechTextModel, word: str) -> bool:
+    try:
+        return bool(slm.word_ids(word))
+    except VocabularyError:
+        return False
+
+
+def _target(slm: SpeechTextModel, utterance: Utterance, one: str | int | Word) -> Target:
+    if isinstance(one, int):
+        slm.vocabulary.check_ids(torch.tensor([one]))
+        return Target(one, slm.label(one))
+    identifier = slm.word_ids(one if isinstance(one, str) else one.text)[0]
+    if isinstance(one, str):
+        return Target(identifier, slm.label(identifier), one)
+    span = one.span.checked(len(utterance))
+    return Target(identifier, slm.label(identifier), one.text, span.start, span.stop)
+
+
+def _refuse_non_finite(resid: Float[Tensor, "layer pos d_model"], layers: list[int], utterance: Utterance) -> None:
+    bad = ~resid.isfinite().all(-1)
+    if bad.any():
+        index, position = bad.nonzero()[0].tolist()
+        raise ReadoutError(
+            f"The residual at layer {layers[index]} ({hook_name(layers[index])}), position {position} is not finite "
+            f"({int(bad.sum())} of {bad.numel()} such). Scan the weights: slm-interp verify."
+        )
+
+
+def _together(resid: Float[Tensor, "layer pos d_model"], layers: list[int]) -> list[tuple[Tensor, list[int]]]:
+    step = max(1, ROWS_AT_ONCE // resid.shape[1])
+    return [(resid[start : start + step], layers[start : start + step]) for start in range(0, len(layers), step)]

@@ -1,0 +1,47 @@
+"""The logit lens: the model's own unembedding applied to the residual stream of every layer.
+
+nostalgebraist, "interpreting GPT: the logit lens" (2020): softmax(W_U norm(resid) + b_U). The final norm is
+recomputed on every residual vector, as the model does on the last one, so the last layer is the model's output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from slm_interp import hooked
+from slm_interp.lenses.lens import read
+from slm_interp.lenses.reading import Reading
+from slm_interp.model import SpeechTextModel
+from slm_interp.utterance import Utterance
+
+
+@dataclass(frozen=True, eq=False)
+class LogitLens:
+    """The logit lens of a model.
+
+    Args:
+        slm: the model to look into.
+        final_norm: apply the norm before the unembedding. The paper on interleaved models does not say whether it
+            did; without it the last layer is *not* the model's output.
+    """
+
+    slm: SpeechTextModel
+    final_norm: bool = True
+    name: str = "logit"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What a reading has to say about this lens."""
+        return {"lens": self.name, "final_norm": "on" if self.final_norm else "off"}
+
+    def scores(self, resid: Float[Tensor, "*batch d_model"], layer: int) -> Float[Tensor, "*batch d_model"]:
+        """Residuals of a layer as vectors ready for `W_U`: through the final norm, or as they are."""
+        return hooked.final_norm(self.slm.model, resid) if self.final_norm else resid
+
+    def read(self, utterance: Utterance | Int[Tensor, " pos"], **options: Any) -> Reading:
+        """What every layer says at every position; options and errors as in `lenses.read`."""
+        return read(self, self.slm, utterance, **options)
