@@ -22,7 +22,7 @@ class Audio:
         sample_rate: samples per second, in hertz.
 
     Raises:
-        SpeechError: no samples, more than one channel, values that are not finite, or a rate below 1.
+        SpeechError: no samples, more than one channel, integers, values that are not finite, or a rate below 1.
     """
 
     samples: Float[np.ndarray, " time"]
@@ -33,8 +33,10 @@ class Audio:
             raise SpeechError(f"A sample rate is a positive number of hertz; got {self.sample_rate}.")
         if self.samples.ndim != 1:
             raise SpeechError(
-                f"Audio is mono, shape (time,); got shape {self.samples.shape}. Read files with speech.read_audio, which downmixes on request."
+                f"Audio is mono, shape (time,); got shape {self.samples.shape}. Read files with speech.read_audio, it can downmix."
             )
+        if not np.issubdtype(self.samples.dtype, np.floating):
+            raise SpeechError(f"Samples are floats in [-1, 1]; got {self.samples.dtype}. Divide 16-bit integers by 32768.")
         if self.samples.size == 0:
             raise SpeechError("The audio is empty (0 samples).")
         if not np.isfinite(self.samples).all():

@@ -12,7 +12,7 @@ from pathlib import Path
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path`; it takes the real name only if the block ends without an error.
 
-    The suffix stays the same, for writers that look at it. Missing parent folders are made.
+    The suffix stays the same, for writers that look at it. Missing parent folders are made. For one file, not a folder.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,8 @@ class SpeechTextModel:
 
     def __post_init__(self) -> None:
         self.vocabulary.check_embedding(self.model.cfg.d_vocab)
+        if self.quantiser is not None:
+            check_quantiser(self.vocabulary.quantiser, self.quantiser.hash)
 
     # -- ids and words -------------------------------------------------------------------------------
 
@@ -59,21 +61,30 @@ class SpeechTextModel:
         return tuple(self.label(int(one)) for one in ids)
 
     def word_ids(self, word: str) -> tuple[int, ...]:
-        """The pieces of a word as it stands inside a sentence, with its leading space.
+        """The pieces of a word as it stands inside a sentence, with its leading space (added where it is missing).
 
         Raises:
-            VocabularyError: a model without text, or a word its tokenizer cannot spell.
+            VocabularyError: a model without text, a blank word, or one its tokenizer cannot spell in text ids.
         """
-        ids = self._encode(" " + word.strip())["input_ids"]
-        unknown = self.tokenizer.unk_token_id if self.tokenizer is not None else None
-        if not ids or (unknown is not None and unknown in ids):
-            raise VocabularyError(f"The tokenizer cannot spell {word!r}.")
-        return tuple(ids)
+        if not word.strip():
+            raise VocabularyError(f"A word has letters; got {word!r}.")
+        return tuple(self._encode(" " + word.strip())["input_ids"])
 
     def _encode(self, text: str, **options: Any) -> Any:
-        if self.tokenizer is None:
+        """What the tokenizer makes of a text, once it is known to be text ids without an unknown piece."""
+        if self.tokenizer is None or "text" not in self.vocabulary.kinds:
             raise VocabularyError("This model has no text ids: it was trained on speech alone.")
-        return self.tokenizer(text, add_special_tokens=False, **options)
+        encoded = self.tokenizer(text, add_special_tokens=False, **options)
+        ids = encoded["input_ids"]
+        if not ids or self.tokenizer.unk_token_id in ids:
+            raise VocabularyError(f"The tokenizer cannot spell {text!r}.")
+        foreign = [one for one in ids if self.vocabulary.kind_of(one) != "text"]
+        if foreign:
+            kind = self.vocabulary.kind_of(foreign[0])
+            raise VocabularyError(
+                f"{text!r} spells {self.label(foreign[0])!r}, which is {kind} and not text. Use speech segments and prompt forms."
+            )
+        return encoded
 
     # -- utterances ----------------------------------------------------------------------------------
 
@@ -82,7 +93,13 @@ class SpeechTextModel:
         return Segment("speech", self.vocabulary.unit_to_id(units), edges, tuple(words))
 
     def text_segment(self, text: str) -> Segment:
-        """Text: its pieces, and its words as stretches between blanks."""
+        """Text: its pieces, and its words as stretches between blanks.
+
+        The text is taken as it stands: where words carry a leading space in training, so must the first one here.
+
+        Raises:
+            VocabularyError: a model without text, or a text its tokenizer cannot spell in text ids.
+        """
         encoded = self._encode(text, return_offsets_mapping=True)
         words = []
         for match in re.finditer(r"\S+", text):
@@ -153,10 +170,10 @@ class SpeechTextModel:
     # -- looking at it -------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        config = self.model.cfg
+        config, said = self.model.cfg, self.provenance.get
         return (
-            f"SpeechTextModel({self.provenance.get('family', 'undeclared family')} on {self.provenance.get('architecture', '?')}, {config.n_layers} layers, "
-            f"d_model {config.d_model}, {config.dtype}, {self.vocabulary!r}, from {self.provenance.get('checkpoint', '?')})"
+            f"SpeechTextModel({said('family', 'undeclared family')} on {said('architecture', '?')}, {config.n_layers} layers, "
+            f"d_model {config.d_model}, {config.dtype}, {self.vocabulary!r}, from {said('checkpoint', '?')})"
         )
 
     def _repr_html_(self) -> str:

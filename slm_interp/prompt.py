@@ -6,6 +6,7 @@ and text into one row of ids with its edges and words.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -46,12 +47,19 @@ class PromptFormat:
     Args:
         forms: the first is the form of its training sequences, and the default.
         markers: id of the marker of each modality; empty where there are none.
+
+    Raises:
+        UtteranceError: no form, two of one name, or a marked form without both markers.
     """
 
     forms: tuple[PromptForm, ...]
     markers: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if len({form.name for form in self.forms}) != max(1, len(self.forms)):
+            raise UtteranceError(
+                f"A family has at least one prompt form, each with a name of its own; got {[form.name for form in self.forms]}."
+            )
         if any(form.marked for form in self.forms) and set(self.markers) != {"speech", "text"}:
             raise UtteranceError("A marked form needs a marker for speech and one for text.")
 
@@ -74,6 +82,9 @@ class Segment:
         ids: of the joint vocabulary.
         edges: seconds, one more than ids, on the clock of the clip; None for text, which takes no time.
         words: with spans that count from the first id of this segment.
+
+    Raises:
+        UtteranceError: no ids, or edges that do not fit the modality or the ids.
     """
 
     modality: Modality
@@ -82,6 +93,8 @@ class Segment:
     words: tuple[Word, ...] = ()
 
     def __post_init__(self) -> None:
+        if not len(self.ids):
+            raise UtteranceError(f"A segment of {self.modality} has at least one id; got none. Leave it out.")
         if (self.edges is not None) != (self.modality == "speech"):
             raise UtteranceError("Speech segments have edges in seconds, text segments have none.")
         if self.edges is not None and self.edges.shape != (len(self.ids) + 1,):
@@ -101,7 +114,8 @@ def lay_out(format: PromptFormat, form: PromptForm, segments: Sequence[Segment],
     """One row of ids from segments.
 
     Markers and text take no time. Where speech was cut out of the clip and text stands in its place, the
-    text's positions share that time evenly.
+    text's positions share that time evenly; where nothing stands in its place, the position before lasts
+    until the speech goes on. A word of text keeps the instant at which its positions begin.
 
     Args:
         format: of the family.
@@ -120,7 +134,7 @@ def lay_out(format: PromptFormat, form: PromptForm, segments: Sequence[Segment],
     ids: list[int] = list(form.opening)
     first = next((segment.edges[0].item() for segment in segments if segment.edges is not None), 0.0)
     edges: list[float] = [first] * (len(ids) + 1)
-    words: list[Word] = []
+    words: list[tuple[Modality, Word]] = []
     waiting: list[int] = []  # text positions since the last speech
     previous: str | None = None
     for segment in segments:
@@ -128,33 +142,36 @@ def lay_out(format: PromptFormat, form: PromptForm, segments: Sequence[Segment],
             ids.append(format.markers[segment.modality])
             edges.append(edges[-1])
         offset, previous = len(ids), segment.modality
-        if segment.edges is None:
-            waiting += range(offset, offset + len(segment.ids))
-            edges += [edges[-1]] * len(segment.ids)
-            words += [replace(word, span=word.span.checked(len(segment.ids)).shifted(offset), start_s=edges[-1], end_s=edges[-1]) for word in segment.words]
-        else:
-            start = segment.edges[0].item()
-            if start < edges[-1] - 1e-6:
-                raise UtteranceError(f"Speech must run forwards: a segment starts at {start:.3f} s, before {edges[-1]:.3f} s.")
-            _spread(edges, waiting, start)
-            waiting = []
-            edges += segment.edges[1:].tolist()
-            words += [replace(word, span=word.span.checked(len(segment.ids)).shifted(offset)) for word in segment.words]
+        words += [(segment.modality, replace(word, span=word.span.checked(len(segment.ids)).shifted(offset))) for word in segment.words]
         ids += segment.ids.tolist()
+        if segment.edges is None:
+            waiting += range(offset, len(ids))
+            edges += [edges[-1]] * len(segment.ids)
+            continue
+        start = segment.edges[0].item()
+        if start < edges[-1] - 1e-6:
+            raise UtteranceError(f"Speech must run forwards: a segment starts at {start:.3f} s, before {edges[-1]:.3f} s.")
+        _spread(edges, waiting, max(start, edges[-1]))
+        waiting = []
+        edges += segment.edges[1:].tolist()
     if then is not None:
         ids.append(format.markers[then])
         edges.append(edges[-1])
     ids += form.closing
     edges += [edges[-1]] * len(form.closing)
-    return Layout(torch.tensor(ids), torch.tensor(edges, dtype=torch.float64), tuple(words))
+    timed = tuple(word if modality == "speech" else _read_at(word, edges[word.span.start]) for modality, word in words)
+    return Layout(torch.tensor(ids), torch.tensor(edges, dtype=torch.float64), timed)
+
+
+def _read_at(word: Word, instant: float) -> Word:
+    """A word that is read and not heard takes no time."""
+    return replace(word, start_s=instant, end_s=instant)
 
 
 def _spread(edges: list[float], waiting: list[int], until: float) -> None:
     """Let the waiting text positions share the time up to `until`; without any, the last edge moves there."""
     begin, gap = edges[-1], until - edges[-1]
-    if gap <= 0:
-        return
-    for done, position in enumerate(waiting, start=1):
-        for later in range(position + 1, len(edges)):
-            edges[later] = begin + gap * done / len(waiting)
+    if waiting:
+        for position in range(waiting[0], len(edges) - 1):
+            edges[position + 1] = begin + gap * bisect_right(waiting, position) / len(waiting)
     edges[-1] = until

@@ -32,9 +32,7 @@ class Span:
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.stop <= self.start:
-            raise UtteranceError(
-                f"A span is half-open and not empty, 0 <= start < stop; got start={self.start}, stop={self.stop}."
-            )
+            raise UtteranceError(f"A span is half-open and not empty, 0 <= start < stop; got start={self.start}, stop={self.stop}.")
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -106,6 +104,10 @@ class Utterance:
     name: str = ""
 
     def __post_init__(self) -> None:
+        if self.tokens.ndim != 1:
+            raise UtteranceError(
+                f"An utterance is one row of tokens, shape (pos,); got shape {tuple(self.tokens.shape)}. Take one row of the batch."
+            )
         length = len(self)
         if length == 0:
             raise UtteranceError("An utterance has at least one token; got none.")
@@ -138,14 +140,22 @@ class Utterance:
     def position_at(self, second: float) -> int:
         """The position that sounds at `second`: `edges[i] <= second < edges[i + 1]`.
 
-        Positions that take no time never sound. The very end belongs to the last one that does.
+        Positions that take no time never sound. The very end belongs to the last one that does. Seconds are
+        compared as whole microseconds: 1.4 is the edge `35 * 0.04`, which is one rounding error more.
+
+        Raises:
+            UtteranceError: before the first edge, after the last, or nothing sounds here at all.
         """
-        if not 0 <= second <= self.seconds:
-            raise UtteranceError(f"{second} s is outside this utterance of {self.seconds:.3f} s.")
-        after = int(torch.searchsorted(self.edges, torch.tensor(second, dtype=self.edges.dtype), right=True))
-        if after <= len(self):
-            return after - 1
-        return int((self.edges.diff() > 0).nonzero().max()) if self.seconds > float(self.edges[0]) else len(self) - 1
+        edges = (self.edges.double() * 1e6).round()
+        sounding = edges.diff().nonzero().flatten()
+        if not len(sounding):
+            raise UtteranceError("No position of this utterance takes time: it is text and markers alone.")
+        instant = torch.tensor(second * 1e6, dtype=torch.float64).round()
+        if not edges[0] <= instant <= edges[-1]:
+            raise UtteranceError(
+                f"{second} s is outside this utterance, which sounds from {float(self.edges[0]):.3f} to {self.seconds:.3f} s."
+            )
+        return int(sounding[torch.searchsorted(edges[sounding], instant, right=True) - 1])
 
     def seconds_of(self, span: Span) -> tuple[float, float]:
         """Start and end of a span in seconds."""
@@ -160,9 +170,8 @@ class Utterance:
         """
         found = [word for word in self.words if word.text == text]
         if len(found) != 1:
-            raise UtteranceError(
-                f"Wanted exactly one word {text!r}; found {len(found)} among {[word.text for word in self.words]}. Pick it from .words by index."
-            )
+            there = [word.text for word in self.words]
+            raise UtteranceError(f"Wanted exactly one word {text!r}; found {len(found)} among {there}. Pick it from .words by index.")
         return found[0]
 
     def with_words(self, words: Sequence[Word]) -> Utterance:
@@ -188,7 +197,7 @@ def utterance_html(utterance: Utterance) -> str:
     while position < len(utterance):
         word = owner.get(position)
         width = len(word.span) if word else 1
-        shade = "background:#dbe9f6;" if word else ""
+        shade = "background:#dbe9f6;color:#111;" if word else ""
         word_cells.append(
             f'<td colspan="{width}" style="{shade}text-align:center;border-right:1px solid #fff">{escape(word.text) if word else ""}</td>'
         )

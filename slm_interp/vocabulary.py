@@ -47,11 +47,17 @@ class IdRange:
         if self.kind not in KINDS:
             raise VocabularyError(f"A range is one of {', '.join(KINDS)}; got {self.kind!r}.")
         if self.start < 0 or self.step < 1 or self.stop <= self.start:
-            raise VocabularyError(f"An id range needs 0 <= start < stop and step >= 1; got {self.start}:{self.stop}:{self.step} for {self.kind}.")
+            raise VocabularyError(
+                f"An id range needs 0 <= start < stop and step >= 1; got {self.start}:{self.stop}:{self.step} for {self.kind}."
+            )
         if (self.kind == "speech") != (self.codebook is not None):
             raise VocabularyError(f"Speech ranges, and only they, name their codebook; got codebook={self.codebook} for {self.kind}.")
         if self.kind == "marker" and (len(self) != 1 or self.template is None):
-            raise VocabularyError(f"A marker is one id with its spelling as template; got ids {self.start}:{self.stop}, template {self.template!r}.")
+            raise VocabularyError(
+                f"A marker is one id with its spelling as template; got ids {self.start}:{self.stop}, template {self.template!r}."
+            )
+        if self.template is not None and len(self) > 1 and self.spelled(self.ids[0]) == self.spelled(self.ids[-1]):
+            raise VocabularyError(f"A template of several ids needs a place for the number, as in '<Un{{}}>'; got {self.template!r}.")
 
     @property
     def ids(self) -> range:
@@ -62,8 +68,10 @@ class IdRange:
         return len(self.ids)
 
     def spelled(self, identifier: int) -> str | None:
-        """The token string of an id of this range, where the range declares one."""
-        return None if self.template is None else self.template.format(self.ids.index(identifier))
+        """The token string of an id of this range, where the range declares one. Markers are spelled as they stand."""
+        if self.template is None or self.kind == "marker":
+            return self.template
+        return self.template.format(self.ids.index(identifier))
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class JointVocabulary:
         quantiser: hash of the codebook the speech ids stand for; None when the checkpoint does not say.
 
     Raises:
-        VocabularyError: overlaps, gaps, ids beyond `size`, repeated markers or codebooks.
+        VocabularyError: no rows, overlaps, gaps, ids beyond `size`, repeated markers or codebooks.
     """
 
     ranges: tuple[IdRange, ...]
@@ -84,6 +92,8 @@ class JointVocabulary:
     quantiser: str | None = None
 
     def __post_init__(self) -> None:
+        if self.size < 1:
+            raise VocabularyError(f"An embedding has at least one row; got size={self.size}.")
         owners = torch.zeros(self.size, dtype=torch.int32)
         for one in self.ranges:
             if one.ids[-1] >= self.size:
@@ -94,10 +104,10 @@ class JointVocabulary:
             raise VocabularyError(
                 f"Ranges must tile 0..{self.size - 1} exactly; id {wrong[0]} is in {int(owners[wrong[0]])} ranges ({len(wrong)} such ids)."
             )
-        repeated = [key for key, count in Counter((one.kind, one.template) for one in self.ranges if one.kind == "marker").items() if count > 1]
-        repeated += [key for key, count in Counter(("speech", one.codebook) for one in self.ranges if one.kind == "speech").items() if count > 1]
+        names = Counter(one.template if one.kind == "marker" else one.codebook for one in self.ranges if one.kind in ("marker", "speech"))
+        repeated = [name for name, count in names.items() if count > 1]
         if repeated:
-            raise VocabularyError(f"Each marker and each codebook is declared once; {repeated[0]} is declared again.")
+            raise VocabularyError(f"Each marker and each codebook is declared once; {repeated[0]!r} is declared again.")
 
     @cached_property
     def _kind_of_row(self) -> Int[Tensor, " d_vocab"]:
@@ -117,13 +127,16 @@ class JointVocabulary:
         return tuple(sorted(one.codebook for one in self.ranges if one.codebook is not None))
 
     def mask(self, kind: Kind, codebook: int | None = None) -> Bool[Tensor, " d_vocab"]:
-        """True on the ids of a kind (and of one codebook, if given)."""
+        """True on the ids of a kind; of speech, on those of one codebook if it is given."""
         if kind not in KINDS:
             raise VocabularyError(f"A kind is one of {', '.join(KINDS)}; got {kind!r}.")
         if codebook is None:
             return self._kind_of_row == KINDS.index(kind)
+        if kind != "speech":
+            raise VocabularyError(f"Only speech has codebooks; got kind {kind!r} with codebook={codebook}.")
+        book = self._codebook(codebook)
         mask = torch.zeros(self.size, dtype=torch.bool)
-        mask[list(self._codebook(codebook).ids)] = True
+        mask[book.start : book.stop : book.step] = True
         return mask
 
     def kind_of(self, identifier: int) -> Kind:
@@ -133,7 +146,7 @@ class JointVocabulary:
 
     def check_ids(self, ids: Int[Tensor, "*shape"]) -> None:
         """Refuse ids that are no rows of the embedding."""
-        outside = ids[(ids < 0) | (ids >= self.size)]
+        outside = ids[(ids < 0) | (ids.long() >= self.size)]
         if outside.numel():
             raise VocabularyError(f"Ids must lie in 0..{self.size - 1}; got {int(outside.flatten()[0])} ({outside.numel()} outside).")
 
@@ -148,7 +161,7 @@ class JointVocabulary:
         return len(self._codebook(codebook))
 
     def unit_to_id(self, units: Int[Tensor, "*shape"], codebook: int = 0) -> Int[Tensor, "*shape"]:
-        """Ids of units: `start + step * unit`.
+        """Ids of units: `start + step * unit`, as int64 whatever the units come in.
 
         Raises:
             VocabularyError: a unit outside the codebook.
@@ -156,20 +169,24 @@ class JointVocabulary:
         book = self._codebook(codebook)
         outside = units[(units < 0) | (units >= len(book))]
         if outside.numel():
-            raise VocabularyError(f"Codebook {codebook} has units 0..{len(book) - 1}; got {int(outside.flatten()[0])}. Are these units of another quantiser?")
-        return units * book.step + book.start
+            raise VocabularyError(
+                f"Codebook {codebook} has units 0..{len(book) - 1}; got {int(outside.flatten()[0])}. Are these units of another quantiser?"
+            )
+        return units.long() * book.step + book.start
 
     def id_to_unit(self, ids: Int[Tensor, "*shape"], codebook: int = 0) -> Int[Tensor, "*shape"]:
-        """Units of ids: `(id - start) / step`.
+        """Units of ids: `(id - start) / step`, as int64.
 
         Raises:
             VocabularyError: an id that is no unit of this codebook.
         """
         book = self._codebook(codebook)
-        offset = ids - book.start
-        wrong = ids[(offset < 0) | (ids >= book.stop) | (offset % book.step != 0)]
+        offset = ids.long() - book.start
+        wrong = ids[(offset < 0) | (offset > book.ids[-1] - book.start) | (offset % book.step != 0)]
         if wrong.numel():
-            raise VocabularyError(f"Id {int(wrong.flatten()[0])} is no unit of codebook {codebook} (ids {book.start}..{book.ids[-1]}, step {book.step}).")
+            raise VocabularyError(
+                f"Id {int(wrong.flatten()[0])} is no unit of codebook {codebook} (ids {book.start}..{book.ids[-1]}, step {book.step})."
+            )
         return offset // book.step
 
     def marker(self, spelling: str) -> int:
@@ -190,24 +207,49 @@ class JointVocabulary:
             raise VocabularyError(f"The vocabulary declares {self.size} ids; the embedding has {rows} rows.")
 
     def check_tokenizer(self, tokenizer: Any) -> None:
-        """Refuse a tokenizer that spells a declared id differently, or emits ids that are not text.
+        """Refuse a tokenizer that spells a declared id differently, emits ids that are not text, or leaves text ids out.
 
         Args:
             tokenizer: a Hugging Face tokenizer: `len`, `get_vocab()`.
         """
-        for token, identifier in tokenizer.get_vocab().items():
+        emitted = tokenizer.get_vocab()
+        spelled = {identifier: one.spelled(identifier) for one in self.ranges if one.template is not None for identifier in one.ids}
+        kinds = self._kind_of_row.tolist()
+        for token, identifier in emitted.items():
             if identifier >= self.size:
-                raise VocabularyError(f"The tokenizer has {len(tokenizer)} tokens; {token!r} is id {identifier}, past the {self.size} rows of the embedding.")
-            declared = self.spelled(identifier)
-            if declared is not None and declared != token:
-                raise VocabularyError(f"Id {identifier} is declared as {declared!r}; the tokenizer calls it {token!r}. Is this another model's tokenizer?")
-            if declared is None and self.kind_of(identifier) != "text":
-                raise VocabularyError(f"The tokenizer emits {token!r} as id {identifier}, which is declared {self.kind_of(identifier)}.")
+                raise VocabularyError(
+                    f"The tokenizer has {len(tokenizer)} tokens; {token!r} is id {identifier}, past the {self.size} rows of the embedding."
+                )
+            declared = spelled.get(identifier)
+            if declared not in (None, token):
+                raise VocabularyError(
+                    f"Id {identifier} is declared as {declared!r}; the tokenizer calls it {token!r}. Is this another model's tokenizer?"
+                )
+            if declared is None and KINDS[kinds[identifier]] != "text":
+                raise VocabularyError(f"The tokenizer emits {token!r} as id {identifier}, which is declared {KINDS[kinds[identifier]]}.")
+        for identifier, token in spelled.items():
+            if emitted.get(token, identifier) != identifier:
+                raise VocabularyError(
+                    f"{token!r} is declared as id {identifier}; the tokenizer says {emitted[token]}. Is this another model's tokenizer?"
+                )
+        silent = self.mask("text").index_fill(0, torch.tensor([*emitted.values()], dtype=torch.long), False).nonzero().flatten()
+        if len(silent):
+            raise VocabularyError(
+                f"{len(silent)} ids declared text are no token of this tokenizer, the first {int(silent[0])}. "
+                "Declare them dead, or pass the tokenizer the model was trained with."
+            )
 
     def table(self) -> list[dict[str, Any]]:
         """One row a range, for printing."""
         return [
-            {"kind": one.kind, "ids": f"{one.start}..{one.ids[-1]}", "step": one.step, "count": len(one), "codebook": one.codebook, "spelled": one.template}
+            {
+                "kind": one.kind,
+                "ids": f"{one.start}..{one.ids[-1]}",
+                "step": one.step,
+                "count": len(one),
+                "codebook": one.codebook,
+                "spelled": one.template,
+            }
             for one in self.ranges
         ]
 
@@ -226,7 +268,8 @@ def check_quantiser(wanted: str | None, came: str | None) -> None:
     if wanted != came:
         raise VocabularyError(
             f"The model's units come from quantiser {wanted or 'undeclared'}; these come from {came or 'undeclared'}. "
-            "Unit numbers of different codebooks mean different sounds. If you know they are the same, declare it: load(..., quantiser=...) or read the units with quantiser=..."
+            "Unit numbers of different codebooks mean different sounds. If you know they are the same, declare it: "
+            "load(..., quantiser=...) or read the units with quantiser=..."
         )
 
 

@@ -23,7 +23,7 @@ LLAMA3 = {
     "factor": 32.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
+    "original_max_position_embeddings": 256,  # with heads of 16, one wavelength (167) lies between 256 / 4 and 256 / 1
 }
 GATED = {
     "hidden_size": 24,
@@ -41,7 +41,7 @@ GATED = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", **GATED},
     "llama-mha-tied": {"model_type": "llama", **GATED, "num_key_value_heads": 4, "tie_word_embeddings": True},
-    "llama-llama3-rope": {"model_type": "llama", **GATED, "rope_parameters": LLAMA3},
+    "llama-llama3-rope": {"model_type": "llama", **GATED, "head_dim": 16, "rope_parameters": LLAMA3},
     "llama-linear-rope": {"model_type": "llama", **GATED, "rope_parameters": {**ROPE, "rope_type": "linear", "factor": 3.0}},
     "llama-biases-wide-heads": {"model_type": "llama", **GATED, "attention_bias": True, "head_dim": 10},
     "qwen2": {"model_type": "qwen2", **GATED},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -85,24 +85,34 @@ class Checkpoint:
 
     def dtype_of(self, name: str) -> torch.dtype:
         """Stored dtype of a tensor."""
-        stored = self._files[self._where[name]].get_slice(name).get_dtype()
+        stored = self._stored(name)
         if stored not in DTYPES:
             raise CheckpointError(f"Tensor {name!r} is stored as {stored}; floating point was wanted ({', '.join(DTYPES)}). Quantised weights cannot be read.")
         return DTYPES[stored]
 
-    @cached_property
-    def dtypes(self) -> set[torch.dtype]:
-        """The dtypes that occur."""
-        return {self.dtype_of(name) for name in self._where}
+    def _stored(self, name: str) -> str:
+        return str(self._files[self._where[name]].get_slice(name).get_dtype())
+
+    @property
+    def stored_as(self) -> list[str]:
+        """The dtypes that occur, as words."""
+        return sorted({str(DTYPES.get(stored, stored)) for stored in map(self._stored, self._where)})
 
     @property
     def n_bytes(self) -> int:
         """Bytes of all shards."""
         return sum((self.folder / shard).stat().st_size for shard in self._files)
 
-    def tensor(self, name: str) -> Tensor:
-        """A tensor as a view of the memory-mapped shard."""
-        return self._files[self._where[name]].get_tensor(name)
+    def tensor(self, name: str, *, separate: bool = False) -> Tensor:
+        """A tensor as a view of the memory-mapped shard.
+
+        Args:
+            name: of the tensor.
+            separate: from a mapping of its own. The pages read are the same ones, but what is written into
+                this view, which never reaches the file, does not reach the other views either.
+        """
+        shard = self._where[name]
+        return (_open(self.folder / shard) if separate else self._files[shard]).get_tensor(name)
 
     def fingerprint(self) -> str:
         """SHA-256 (16 hex digits) over the config, tensor names, shapes and dtypes, and sampled blocks of every tensor.
@@ -113,18 +123,19 @@ class Checkpoint:
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         shapes = self.shapes
         for name in sorted(shapes):
-            digest.update(f"{name} {shapes[name]} {self.dtype_of(name)}".encode())
+            digest.update(f"{name} {shapes[name]} {self._stored(name)}".encode())
             for block in sampled_blocks(self.tensor(name), SAMPLED_BLOCKS, BLOCK_BYTES):
                 digest.update(block.contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def non_finite(self, whole: bool) -> list[str]:
-        """Names of tensors with NaN or infinite values.
+    def non_finite(self, names: Iterable[str], whole: bool) -> list[str]:
+        """Those of the named tensors that hold NaN or infinite values.
 
         Args:
+            names: of floating-point tensors.
             whole: read every byte; otherwise tensors above 16 MB are sampled.
         """
-        return [name for name in sorted(self._where) if not _is_finite(self.tensor(name), whole)]
+        return [name for name in sorted(names) if not _is_finite(self.tensor(name), whole)]
 
 
 def _is_finite(tensor: Tensor, whole: bool) -> bool:
@@ -138,7 +149,7 @@ def sampled_blocks(tensor: Tensor, count: int, n_bytes: int) -> list[Tensor]:
     """Up to `count` evenly spaced blocks of about `n_bytes`, first and last included."""
     flat = tensor.reshape(-1)
     length = max(1, n_bytes // tensor.element_size())
-    starts = torch.linspace(0, max(0, flat.numel() - length), count).long().unique().tolist()
+    starts = torch.linspace(0, max(0, flat.numel() - length), count, dtype=torch.float64).long().unique().tolist()
     return [flat[start : start + length] for start in starts]
 
 
@@ -157,7 +168,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path.name} is missing from {str(path.parent)!r}.")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, OSError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, or an integer of thousands of digits
         raise CheckpointError(f"{path.name} is not valid JSON ({error}).") from error
     if not isinstance(value, Mapping):
         raise CheckpointError(f"{path.name} must hold a JSON object; it holds {type(value).__name__}.")

@@ -63,6 +63,11 @@ class ConfigReader:
         self._read: set[str] = set()
         self._neutral = dict(NEUTRAL)
 
+    @property
+    def keys_read(self) -> frozenset[str]:
+        """What was read so far."""
+        return frozenset(self._read)
+
     def __getitem__(self, key: str) -> Any:
         """The value of a key, noted as read."""
         self._read.add(key)

@@ -27,8 +27,13 @@ ROTARY: dict[str, dict[str, str]] = {
 }
 
 
-def rotary_fields(config: ConfigReader, d_head: int) -> dict[str, Any]:
+def rotary_fields(config: ConfigReader, d_head: int, *, partial: bool = False) -> dict[str, Any]:
     """Rotary positions from `rope_parameters`: base, scaling, and the share of each head that turns.
+
+    Args:
+        config: of the base model.
+        d_head: size of a head.
+        partial: the architecture can turn a part of each head.
 
     Raises:
         ConversionError: a scaling that HookedTransformer does not express, or a key nobody read.
@@ -40,7 +45,10 @@ def rotary_fields(config: ConfigReader, d_head: int) -> dict[str, Any]:
         raise ConversionError(f"Rotary scaling {kind!r} cannot be expressed; {', '.join(ROTARY)} can.")
     fields = {field: rope.pop(key) for field, key in ROTARY[kind].items()}
     fields["rotary_base"] = rope.pop("rope_theta")
-    fields["rotary_dim"] = int(d_head * rope.pop("partial_rotary_factor", 1.0))
+    share = rope.pop("partial_rotary_factor", 1.0)
+    if share != 1.0 and not partial:
+        raise ConversionError(f"'partial_rotary_factor' is {share!r}; this architecture turns whole heads (1.0).")
+    fields["rotary_dim"] = int(d_head * share)
     if rope:
         key, value = next(iter(rope.items()))
         raise ConversionError(unread(f"rope_parameters.{key}", value))
@@ -83,6 +91,8 @@ def window_fields(layers: list[str], window: int | None) -> dict[str, Any]:
         raise ConversionError(f"Layer type {sorted(unknown)[0]!r} cannot be expressed; {', '.join(kinds)} can.")
     if set(layers) <= {"full_attention"}:
         return {}
+    if window is None:
+        raise ConversionError("'layer_types' has sliding layers; 'sliding_window' gives them no size.")
     return {"use_local_attn": True, "window_size": window, "attn_types": [kinds[layer] for layer in layers]}
 
 
@@ -129,4 +139,4 @@ def head_rules(config: ConfigReader, embedding: str, head: str) -> tuple[Rule, .
         Copy(embedding if tied else head, "unembed.W_U", "d_vocab d_model -> d_model d_vocab"),
         Zero("unembed.b_U"),
     )
-    return (*rules, Drop(head, "tied to the embedding, which is what the source model reads")) if tied else rules
+    return (*rules, Drop(head, "the config ties it to the embedding", same_as=embedding)) if tied else rules

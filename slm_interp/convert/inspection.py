@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
+from slm_interp.convert.checkpoint import Checkpoint
 from slm_interp.convert.rules import Drop, Zero, expanded
-from slm_interp.convert.source import Source, open_source, vocabulary_of
+from slm_interp.convert.source import Source, accept, identify, vocabulary_of
 from slm_interp.errors import ConversionError
 from slm_interp.vocabulary import JointVocabulary
 
@@ -50,38 +52,42 @@ def inspect(path: str | os.PathLike[str], text_tokenizer: Any | None = None, *, 
         path, text_tokenizer, n_units: as for `load`.
 
     Raises:
-        CheckpointError: a damaged folder. ConversionError: a checkpoint HookedTransformer cannot express.
+        CheckpointError: a damaged folder. ConversionError: a checkpoint of no known family.
     """
-    source = open_source(path)
-    notes = [*_rule_notes(source), *_expression_notes(source)]
+    checkpoint, family, raw, prefix = identify(path)
     try:
-        vocabulary = vocabulary_of(source, text_tokenizer, n_units, None)[0]
+        source = accept(checkpoint, family, raw, prefix)
     except ConversionError as error:
-        vocabulary = None
-        notes.append(f"vocabulary: {error}")
-    return Inspection(_facts(source), vocabulary, tuple(notes))
+        facts = {"folder": checkpoint.folder, "family": family.NAME, "architecture": raw.get("model_type"), **_storage(checkpoint), "licence": family.LICENCE}
+        return Inspection(facts, None, (f"cannot be loaded: {error}",))
+    notes = [*_rule_notes(source), *_expression_notes(source)]
+    facts = _facts(source)
+    try:
+        vocabulary, prompts = vocabulary_of(source, text_tokenizer, n_units, None)[:2]
+    except ConversionError as error:
+        return Inspection(facts, None, (*notes, f"vocabulary: {error}"))
+    facts["prompt forms"] = "; ".join(f"{form.name} ({form.note})" for form in prompts.forms)
+    return Inspection(facts, vocabulary, tuple(notes))
 
 
 def _facts(source: Source) -> dict[str, Any]:
-    parameters = sum(_product(shape) for shape in source.shapes.values())
     return {
         "folder": source.checkpoint.folder,
         "family": source.family.NAME,
         "architecture": source.architecture.name,
         **{key: source.fields[key] for key in SIZES if source.fields.get(key) is not None},
         "head": "tied to the embedding" if source.fields["tie_word_embeddings"] else "its own matrix",
-        "parameters": f"{parameters:,}",
-        "stored as": ", ".join(sorted(map(str, source.checkpoint.dtypes))),
-        "size": f"{source.checkpoint.n_bytes / 1e6:,.1f} MB in {len(source.checkpoint.files)} file(s)",
+        **_storage(source.checkpoint),
         "licence": source.family.LICENCE,
     }
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    size = 1
-    for one in shape:
-        size *= one
-    return size
+def _storage(checkpoint: Checkpoint) -> dict[str, str]:
+    return {
+        "parameters": f"{sum(prod(shape) for shape in checkpoint.shapes.values()):,}",
+        "stored as": ", ".join(checkpoint.stored_as),
+        "size": f"{checkpoint.n_bytes / 1e6:,.1f} MB in {len(checkpoint.files)} file(s)",
+    }
 
 
 def _rule_notes(source: Source) -> list[str]:
@@ -95,7 +101,10 @@ def _rule_notes(source: Source) -> list[str]:
 
 
 def _expression_notes(source: Source) -> list[str]:
-    notes = ["expressed whole: parameters, norms, positions, attention windows"]
+    """What TransformerLens does in its own way."""
+    notes = ["softmax of attention: HookedTransformer computes it in the model's dtype, transformers in float32; below float32 they differ by rounding"]
     if source.fields.get("positional_embedding_type") == "rotary":
         notes.append("rotary tables are computed from the config, not read")
+    if source.fields.get("parallel_attn_mlp"):
+        notes.append("attention and MLP run in parallel: there is no resid_mid")
     return notes

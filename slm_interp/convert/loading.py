@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from slm_interp import hooked
 from slm_interp.convert.rules import convert
@@ -23,7 +24,7 @@ def load(
     text_tokenizer: Any | None = None,
     *,
     n_units: int | None = None,
-    quantiser: str | None = None,
+    quantiser: Any | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     allow_nan: bool = False,
@@ -38,7 +39,7 @@ def load(
         text_tokenizer: tokenizer of the text ids, as an object, a folder or a hub id; needed for
             interleaved slamkit checkpoints, which do not carry one.
         n_units: units of the quantiser, where they are not the family's own number.
-        quantiser: hash of the codebook the units stand for, where the folder does not carry it.
+        quantiser: what makes the model's units, or the hash of its codebook, where the folder does not carry it.
         dtype: None keeps the files' own; another one is converted tensor by tensor, into memory.
         device: where to put the model.
         allow_nan: load weights with NaN or infinite values. Tensors up to 16 MB are read whole for this
@@ -70,7 +71,7 @@ def hooked_model(source: Source, dtype: torch.dtype | None = None, *, streamed: 
         streamed: leave the weights in the files' dtype although the model computes in `dtype`; whoever
             runs it converts each module's weights as it comes.
     """
-    stored = source.checkpoint.dtypes
+    stored = set(source.needed.values())
     if dtype is None and len(stored) > 1:
         raise ConversionError(f"The checkpoint mixes {', '.join(sorted(map(str, stored)))}; choose one with dtype=.")
     chosen = dtype or next(iter(stored))
@@ -79,20 +80,34 @@ def hooked_model(source: Source, dtype: torch.dtype | None = None, *, streamed: 
     state = convert(
         source.rules,
         source.shapes,
-        source.tensor,
+        reader(source, None if streamed else chosen),
         {name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
         {"d_head": source.fields["d_head"], "part": 3},
         source.fields["n_layers"],
         chosen,
     )
-    if not streamed:
-        state = {name: tensor.to(chosen) for name, tensor in state.items()}
     return hooked.fill(model, state)
+
+
+def reader(source: Source, dtype: torch.dtype | None) -> Callable[[str], Tensor]:
+    """Gives tensors by name, so that no two parameters share memory.
+
+    A tied matrix is read twice, and TransformerLens writes into parameters when it folds norms: the second
+    reading comes from a mapping of its own.
+    """
+    seen: set[str] = set()
+
+    def read(name: str) -> Tensor:
+        tensor = source.tensor(name, separate=name in seen)
+        seen.add(name)
+        return tensor if dtype is None else tensor.to(dtype)
+
+    return read
 
 
 def refuse_non_finite(source: Source, whole: bool) -> None:
     """Refuse weights that are NaN or infinite: the attention would hide them behind finite logits."""
-    bad = source.checkpoint.non_finite(whole)
+    bad = source.checkpoint.non_finite(source.needed, whole)
     if bad:
         raise CheckpointError(f"{len(bad)} tensors hold NaN or infinite values: {', '.join(bad[:5])}. To load them all the same, pass allow_nan=True.")
 

@@ -42,10 +42,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Drop:
-    """A source tensor that carries nothing the model needs, with the reason."""
+    """A source tensor that carries nothing the model needs, with the reason; `same_as` names the tensor it must repeat."""
 
     source: str
     reason: str
+    same_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def convert(
                     continue
                 raise ConversionError(f"The checkpoint lacks {rule.source!r}. {_closest(rule.source, sources)}")
             used.add(rule.source)
-            made = {} if isinstance(rule, Drop) else _made(rule, read(rule.source), axes)
+            made = _dropped(rule, read) if isinstance(rule, Drop) else _made(rule, read(rule.source), axes)
         for target, tensor in made.items():
             if target in state:
                 raise ConversionError(f"Two rules fill the parameter {target!r}.")
@@ -146,9 +147,21 @@ def _closest(name: str, names: Iterable[str]) -> str:
     return f"Closest: {found[0]!r}." if found else "There is nothing like it."
 
 
+def _dropped(rule: Drop, read: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    if rule.same_as is not None and not torch.equal(read(rule.source), read(rule.same_as)):
+        raise ConversionError(
+            f"{rule.source!r} should repeat {rule.same_as!r} and does not ({rule.reason}). "
+            "Repair config.json (tie_word_embeddings) or the weights: programs disagree on which of the two to use."
+        )
+    return {}
+
+
 def _made(rule: Copy | Split, tensor: Tensor, axes: Mapping[str, int]) -> dict[str, Tensor]:
     if isinstance(rule, Copy):
-        tensor = tensor[rule.skip_rows :]
+        if rule.skip_rows:
+            if tensor.ndim == 0 or len(tensor) < rule.skip_rows:
+                raise ConversionError(f"{rule.source!r} {tuple(tensor.shape)} has no {rule.skip_rows} rows to skip.")
+            tensor = tensor[rule.skip_rows :]
         return {rule.target: tensor if rule.pattern is None else view(tensor, rule.pattern, axes, rule.source)}
     parts = view(tensor, rule.pattern, axes, rule.source).unbind(0)
     if len(parts) != len(rule.targets):

@@ -8,22 +8,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from math import inf
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from slm_interp.convert.architectures import Architecture, architecture
 from slm_interp.convert.checkpoint import Checkpoint
 from slm_interp.convert.config import ConfigReader
 from slm_interp.convert.families import family_of
-from slm_interp.convert.rules import Copy, Rule
+from slm_interp.convert.rules import Copy, Drop, Rule, expanded
 from slm_interp.errors import CheckpointError, ConversionError
 from slm_interp.prompt import PromptFormat
 from slm_interp.vocabulary import JointVocabulary
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Fields of the HookedTransformerConfig that are sizes or scales.
+MEASURES = frozenset(
+    "d_model n_layers n_heads n_key_value_heads d_head d_mlp d_vocab n_ctx eps window_size rotary_base rotary_dim rotary_scaling_factor "
+    "NTK_by_parts_factor NTK_by_parts_low_freq_factor NTK_by_parts_high_freq_factor NTK_original_ctx_len".split()
+)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -60,9 +67,19 @@ class Source:
         """Shapes by name without the prefix."""
         return {name: self.checkpoint.shapes[full] for name, full in self.names.items()}
 
-    def tensor(self, name: str) -> Tensor:
-        """A tensor by its name without the prefix, as a view of the file."""
-        return self.checkpoint.tensor(self.names[name])
+    def tensor(self, name: str, *, separate: bool = False) -> Tensor:
+        """A tensor by its name without the prefix, as a view of the file; `separate` as in `Checkpoint.tensor`."""
+        return self.checkpoint.tensor(self.names[name], separate=separate)
+
+    @cached_property
+    def needed(self) -> dict[str, torch.dtype]:
+        """Stored dtype of every tensor that is not dropped, by name in the files.
+
+        Raises:
+            CheckpointError: one that is not floating point.
+        """
+        dropped = {rule.source for rule in expanded(self.rules, self.fields["n_layers"]) if isinstance(rule, Drop)}
+        return {full: self.checkpoint.dtype_of(full) for name, full in self.names.items() if name not in dropped}
 
     @property
     def rows(self) -> int:
@@ -70,6 +87,8 @@ class Source:
         name = next(rule.source for rule in self.rules if isinstance(rule, Copy) and rule.target == "embed.W_E")
         if name not in self.shapes:
             raise CheckpointError(f"The checkpoint has no embedding {self.prefix + name!r}.")
+        if len(self.shapes[name]) != 2:
+            raise CheckpointError(f"The embedding {self.prefix + name!r} must be a matrix; it has shape {self.shapes[name]}.")
         return self.shapes[name][0]
 
 
@@ -82,13 +101,25 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     Raises:
         CheckpointError: a damaged folder. ConversionError: a config that cannot be expressed or was not read.
     """
+    return accept(*identify(path))
+
+
+def identify(path: str | os.PathLike[str]) -> tuple[Checkpoint, ModuleType, dict[str, Any], str]:
+    """The folder, its family, the config of its base model and the prefix of its tensor names; nothing judged yet."""
     checkpoint = Checkpoint(locate(path))
     family = family_of(checkpoint.config)
-    raw, prefix = family.unwrap(checkpoint.config)
+    return checkpoint, family, *family.unwrap(checkpoint.config)
+
+
+def accept(checkpoint: Checkpoint, family: ModuleType, raw: Mapping[str, Any], prefix: str) -> Source:
+    """Account for every key of the base model's config, or refuse; see `open_source`."""
     config = ConfigReader(raw)
     built = architecture(raw["model_type"])
     fields, rules = built.fields(config), built.rules(config)
     config.finish()
+    for field, value in fields.items():
+        if field in MEASURES and (field, value) != ("n_key_value_heads", None) and not (isinstance(value, int | float) and 0 < value < inf):
+            raise ConversionError(f"{field} must be a positive number; config.json makes it {value!r}.")
     source = Source(checkpoint, family, built, config, prefix, fields, rules)
     if source.rows != fields["d_vocab"]:
         raise CheckpointError(f"config.json says {fields['d_vocab']} ids; the embedding has {source.rows} rows.")
@@ -139,24 +170,30 @@ def text_tokenizer_of(folder: Path, given: Any | None) -> Any | None:
 
 
 def vocabulary_of(
-    source: Source, text_tokenizer: Any | None, n_units: int | None, quantiser: str | None
+    source: Source, text_tokenizer: Any | None, n_units: int | None, quantiser: Any | None
 ) -> tuple[JointVocabulary, PromptFormat, Any, Any | None]:
-    """Vocabulary, prompt forms, tokenizer and, where the folder carries one, the quantiser."""
-    carried = quantiser_of(source.checkpoint.folder)
+    """Vocabulary, prompt forms, tokenizer and the quantiser: the one given, else the one the folder carries, else None.
+
+    Raises:
+        ConversionError: a quantiser that is not the folder's, or that has another number of units than declared.
+    """
+    own = quantiser_of(source.checkpoint.folder)
+    declared = quantiser if isinstance(quantiser, str | None) else quantiser.hash
+    if own is not None and declared not in (None, own.hash):
+        raise ConversionError(f"The folder carries quantiser {own.hash}; {declared!r} was declared.")
+    carried = own if isinstance(quantiser, str | None) else quantiser
     if carried is not None:
-        if quantiser not in (None, carried.hash):
-            raise ConversionError(f"The folder carries quantiser {carried.hash}; quantiser={quantiser!r} was declared.")
         if n_units not in (None, carried.n_units):
-            raise ConversionError(f"The folder's quantiser has {carried.n_units} units; n_units={n_units} was declared.")
-        quantiser, n_units = carried.hash, carried.n_units
+            raise ConversionError(f"Quantiser {carried.hash} has {carried.n_units} units; n_units={n_units} was declared.")
+        declared, n_units = carried.hash, carried.n_units
     tokenizer = text_tokenizer_of(source.checkpoint.folder, text_tokenizer)
-    return *source.family.read(source.rows, tokenizer, n_units, quantiser), carried
+    return *source.family.read(source.rows, tokenizer, n_units, declared), carried
 
 
 def quantiser_of(folder: Path) -> Any | None:
     """The quantiser that lies beside the weights, or None."""
     if not (folder / "quantiser.json").exists():
         return None
-    from slm_interp.speech.acoustic import AcousticQuantiser
+    from slm_interp.speech.quantiser import load_quantiser
 
-    return AcousticQuantiser.load(folder)
+    return load_quantiser(folder)

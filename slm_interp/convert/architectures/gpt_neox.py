@@ -31,7 +31,7 @@ def fields(config: ConfigReader) -> dict[str, Any]:
         "normalization_type": "LN",
         "parallel_attn_mlp": config["use_parallel_residual"],
         "tie_word_embeddings": config["tie_word_embeddings"],
-        **rotary_fields(config, d_head),
+        **rotary_fields(config, d_head, partial=True),
     }
 
 

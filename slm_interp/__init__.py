@@ -1,0 +1,37 @@
+"""Mechanistic interpretability of interleaved speech-text language models, on TransformerLens.
+
+    import slm_interp as si
+
+    slm = si.load("tiny")
+    utterance = si.speech.utterance(slm, audio="clip.wav", transcript="the words spoken")
+    reading = si.LogitLens(slm).read(utterance)
+    reading.plot()
+"""
+
+from slm_interp import organisms, speech
+from slm_interp.audio import Audio
+from slm_interp.convert import inspect, load, verify
+from slm_interp.lenses import LogitLens, Reading
+from slm_interp.model import SpeechTextModel
+from slm_interp.utterance import Contrast, Span, Utterance, Word
+from slm_interp.vocabulary import IdRange, JointVocabulary
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Audio",
+    "Contrast",
+    "IdRange",
+    "JointVocabulary",
+    "LogitLens",
+    "Reading",
+    "Span",
+    "SpeechTextModel",
+    "Utterance",
+    "Word",
+    "inspect",
+    "load",
+    "organisms",
+    "speech",
+    "verify",
+]

@@ -1,0 +1,103 @@
+"""The command line: parse, call, print. What a command does lives in the module it calls."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from slm_interp.errors import SlmInterpError
+
+cli = typer.Typer(help="Look inside interleaved speech-text language models.", no_args_is_help=True, add_completion=False)
+organism = typer.Typer(help="The small models this project trains itself.", no_args_is_help=True)
+cli.add_typer(organism, name="organism")
+
+Checkpoint = Annotated[str, typer.Argument(help="A checkpoint folder, a packaged organism (tiny), or a hub id.")]
+Tokenizer = Annotated[str | None, typer.Option(help="Tokenizer of the text ids: a folder or a hub id. Interleaved slamkit checkpoints need it.")]
+Units = Annotated[int | None, typer.Option(help="Units of the quantiser, where they are not the family's own number.")]
+
+
+@cli.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("out/demo")) -> None:
+    """Hear, align and read one synthesised and one recorded clip with the packaged organism."""
+    from slm_interp.demo import run
+
+    typer.echo(run(out))
+
+
+@cli.command()
+def inspect(checkpoint: Checkpoint, text_tokenizer: Tokenizer = None, n_units: Units = None) -> None:
+    """Say what a checkpoint is and what will become of it, without reading a weight."""
+    from slm_interp.convert import inspect as run
+
+    typer.echo(run(checkpoint, text_tokenizer, n_units=n_units))
+
+
+@cli.command()
+def verify(
+    checkpoint: Checkpoint,
+    text_tokenizer: Tokenizer = None,
+    n_units: Units = None,
+    length: Annotated[int, typer.Option(help="Positions in each test sequence.")] = 64,
+) -> None:
+    """Compare the converted model with its Hugging Face source, layer by layer. Exits with 1 when it fails."""
+    from slm_interp.convert import verify as run
+
+    report = run(checkpoint, text_tokenizer, n_units=n_units, length=length)
+    typer.echo(report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@cli.command()
+def lens(
+    checkpoint: Checkpoint,
+    wav: Annotated[Path, typer.Argument(help="A recording: WAV, FLAC, OGG.")],
+    transcript: Annotated[str | None, typer.Option(help="The words spoken; they are aligned by force.")] = None,
+    alignment: Annotated[Path | None, typer.Option(help="Word times instead of a transcript: .TextGrid, .ctm, .json (slamkit or Whisper).")] = None,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lens.html"),
+    text_tokenizer: Tokenizer = None,
+    quantiser: Annotated[Path | None, typer.Option(help="Folder of the quantiser, where the checkpoint carries none.")] = None,
+    form: Annotated[str | None, typer.Option(help="Prompt form; `inspect` lists them.")] = None,
+    n_units: Units = None,
+) -> None:
+    """Read a recording with the logit lens and write one self-contained page."""
+    from slm_interp.demo import lens_file
+
+    typer.echo(lens_file(checkpoint, wav, out, transcript, alignment, text_tokenizer=text_tokenizer, quantiser=quantiser, form=form, n_units=n_units))
+
+
+@organism.command("list")
+def organism_list() -> None:
+    """The recipes there are."""
+    from slm_interp.organisms import RECIPES
+
+    for name, recipe in RECIPES.items():
+        typer.echo(f"{name}: {recipe}")
+
+
+@organism.command("train")
+def organism_train(
+    name: Annotated[str, typer.Argument(help="A recipe; `organism list` shows them.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the finished organism.")],
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder.")] = True,
+) -> None:
+    """Train an organism from its seed: speech, units, language model, slamkit folder."""
+    from slm_interp.organisms import train
+
+    typer.echo(train(name, out, resume=resume))
+
+
+def app(arguments: list[str] | None = None) -> Any:
+    """Run the command line; what the package refuses becomes one line and exit code 2."""
+    try:
+        return cli(arguments)
+    except (SlmInterpError, ImportError) as error:
+        typer.echo(f"slm-interp: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app()
