@@ -75,7 +75,11 @@ def organism_list() -> None:
     from slm_interp.organisms import RECIPES
 
     for name, recipe in RECIPES.items():
-        typer.echo(f"{name}: {recipe}")
+        shape, steps = recipe.shape, [phase.steps for phase in (recipe.text_phase, *recipe.joint_phases)]
+        typer.echo(
+            f"{name}: {shape.n_layers} layers, d_model {shape.d_model}, {recipe.sentences:,} spoken sentences in {len(recipe.speaking.voices)} voices, "
+            f"{recipe.quantiser.n_units} units, {' + '.join(map(str, steps))} steps, seed {recipe.seed}"
+        )
 
 
 @organism.command("train")

@@ -73,6 +73,8 @@ def attach_tokenizer(model: HookedTransformer, tokenizer: Any) -> None:
     `HookedTransformer(cfg, tokenizer)` would load it anew from its `name_or_path` to change its BOS
     handling and thereby lose the added units; prompts here write their own BOS.
     """
+    if tokenizer.pad_token is None:  # TransformerLens pads even a single string; as there, an existing token serves
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.convert_ids_to_tokens(0)
     model.tokenizer = tokenizer
     model.cfg.tokenizer_prepends_bos = bool(tokenizer("")["input_ids"])
 

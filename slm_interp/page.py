@@ -127,7 +127,7 @@ _DOCUMENT = """<!doctype html>
 <body>
 <a class="skip" href="#section-1">Skip to the first section</a>
 <header><h1>{title}</h1>{lead}{contents}</header>
-<noscript><p class="note">The figures and the linked player of this page are drawn by scripts inside the file. Allow scripts to see them.</p></noscript>
+<noscript><p class="note">The figures of this page are drawn by scripts inside the file. Allow scripts to see them.</p></noscript>
 <main>
 {sections}
 </main>
@@ -187,7 +187,8 @@ def _contents(sections: Sequence[Section]) -> str:
 def _section(section: Section, index: int, names: _Names) -> str:
     note = f'<p class="note" role="note">{escape(section.note)}</p>' if section.note else ""
     blocks = "\n".join(_block(block, names, section.title) for block in section.blocks)
-    return f'<section id="section-{index}" aria-labelledby="title-{index}"><h2 id="title-{index}">{escape(section.title)}</h2>{note}\n{blocks}\n</section>'
+    head = f'<h2 id="title-{index}">{escape(section.title)}</h2>{note}'
+    return f'<section id="section-{index}" aria-labelledby="title-{index}">{head}\n{blocks}\n</section>'
 
 
 def _block(block: Block, names: _Names, title: str) -> str:
@@ -223,8 +224,10 @@ def _figure(block: Figure, name: str) -> str:
 def _table(block: Table) -> str:
     head = "".join(f'<th scope="col">{escape(str(column))}</th>' for column in block.frame.columns)
     rows = "".join(f"<tr>{''.join(_table_cell(value) for value in row)}</tr>" for row in block.frame.itertuples(index=False, name=None))
-    table = f'<div class="table" tabindex="0" role="region" aria-label="{escape(block.caption)}"><table><caption>{escape(block.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-    return f"<details><summary>{escape(block.caption)}</summary>{table}</details>" if block.folded else table
+    caption = escape(block.caption)
+    body = f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    table = f'<div class="table" tabindex="0" role="region" aria-label="{caption}">{body}</div>'
+    return f"<details><summary>{caption}</summary>{table}</details>" if block.folded else table
 
 
 def _table_cell(value: Any) -> str:
@@ -234,13 +237,15 @@ def _table_cell(value: Any) -> str:
 
 
 def _player(block: Player, title: str) -> str:
-    buttons = "".join(
-        f'<button type="button" data-start="{word.start_s:.4f}" data-end="{word.end_s:.4f}" title="{word.start_s:.2f}–{word.end_s:.2f} s">{escape(word.text)}</button>'
-        for word in block.words
-        if word.end_s > word.start_s
-    )
+    buttons = "".join(_word_button(word) for word in block.words if word.end_s > word.start_s)
     words = f'<div class="words" role="group" aria-label="Words: press one to hear it">{buttons}</div>' if buttons else ""
-    return f'<div class="player"><audio controls preload="auto" aria-label="{escape("Sound of " + title)}" src="{block.audio.data_uri()}"></audio>{words}</div>'
+    audio = f'<audio controls preload="auto" aria-label="{escape("Sound of " + title)}" src="{block.audio.data_uri()}"></audio>'
+    return f'<div class="player">{audio}{words}</div>'
+
+
+def _word_button(word: Word) -> str:
+    seconds = f'data-start="{word.start_s:.4f}" data-end="{word.end_s:.4f}" title="{word.start_s:.2f}–{word.end_s:.2f} s"'
+    return f'<button type="button" {seconds}>{escape(word.text)}</button>'
 
 
 def _provenance(provenance: Mapping[str, Any]) -> str:

@@ -107,6 +107,7 @@ def dataset(utterance: Utterance, layers: int = 11, k: int = 5) -> xr.Dataset:
     targets = utterance.words[:12]
     rank = generator.integers(0, 400, (layers, pos, len(targets)))
     names = ["0_pre", *(f"{layer}_post" for layer in range(layers - 1))]
+    hooks = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(layers - 1))]
     top_ids = np.take_along_axis(ids.reshape(layers, pos, -1), order, -1)
     return xr.Dataset(
         {
@@ -125,7 +126,7 @@ def dataset(utterance: Utterance, layers: int = 11, k: int = 5) -> xr.Dataset:
         coords={
             "layer": np.arange(layers),
             "layer_label": ("layer", np.array(names, dtype=object)),
-            "hook": ("layer", np.array(["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(layers - 1))], dtype=object)),
+            "hook": ("layer", np.array(hooks, dtype=object)),
             "pos": np.arange(pos),
             "token": ("pos", utterance.tokens.numpy()),
             "label": ("pos", np.array(utterance.labels, dtype=object)),

@@ -118,6 +118,18 @@ def test_equal_logits_in_bfloat16_give_mid_ranks_and_lists_by_smaller_id(n_targe
     assert torch.equal(ours.target_ties, ties)
 
 
+@pytest.mark.parametrize("k", [5, 40])
+def test_targets_are_ranked_in_the_very_product_they_are_listed_from(k: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    resid, weight = (torch.randn(size, 96, generator=generator).bfloat16() for size in (37, SIZE))
+    listing = read_out(resid, Unembedding(weight.T), GROUPS, k)
+    ours = read_out(resid, Unembedding(weight.T), GROUPS, k, targets=listing.top_id)
+    assert torch.equal(ours.target_log_prob, listing.top_log_prob)
+    assert ours.target_ties.max() > 0
+    place, half = torch.arange(k), ours.target_ties / 2
+    assert ((ours.target_rank - half <= place) & (place <= ours.target_rank + half)).all()
+
+
 def test_a_row_of_equal_logits_has_the_chance_level_as_rank() -> None:
     _, unembedding = drawn()
     ours = read_out(torch.zeros(1, WIDTH), unembedding, GROUPS, 3, torch.tensor([3, 601, 689]))
@@ -279,9 +291,9 @@ def test_no_rows_give_empty_tensors_of_the_right_shapes() -> None:
 
 
 def test_memory_stays_within_the_budget_and_the_weights_are_not_copied() -> None:
-    rows, d_vocab, budget = 1300, 40_000, 96 * 2**20
-    weight = torch.randn(d_vocab, 64)
-    resid = torch.randn(rows, 64)
+    rows, d_vocab, budget = 900, 40_000, 64 * 2**20
+    weight = torch.randn(d_vocab, 320)
+    resid = torch.randn(rows, 320)
     groups = {"text": torch.arange(d_vocab) < 39_000, "speech": torch.arange(d_vocab) >= 39_000}
     read_out(resid[:2], Unembedding(weight.T), groups)
     assert rows * d_vocab * 4 > 2 * budget
@@ -294,7 +306,7 @@ def test_memory_stays_within_the_budget_and_the_weights_are_not_copied() -> None
 
     thread = threading.Thread(target=watch)
     thread.start()
-    read_out(resid, Unembedding(weight.T), groups, targets=torch.arange(20), max_rows=10_000, memory=budget)
+    read_out(resid, Unembedding(weight.T), groups, targets=torch.arange(5), max_rows=10_000, memory=budget)
     done.set()
     thread.join()
     assert peak[0] - before < budget

@@ -154,10 +154,10 @@ def sampled_blocks(tensor: Tensor, count: int, n_bytes: int) -> list[Tensor]:
 
 
 def _open(path: Path) -> Any:
-    if not path.exists():
-        raise CheckpointError(f"Shard {path.name!r} is missing from {str(path.parent)!r}.")
     try:
         return safe_open(path, framework="pt", device="cpu")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"Shard {path.name!r} is missing from {str(path.parent)!r}.") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path.name!r} is truncated or no safetensors file ({error}). Fetch it again.") from error
 

@@ -17,9 +17,9 @@ from slm_interp.plots import lens_grid, modality_by_layer, waveform
 from slm_interp.utterance import Utterance
 
 LEAD = (
-    "Each cell of a grid is what the model would say if it stopped at that layer: its final norm and unembedding applied to the residual "
-    "stream there. The top row is the model's own next-token prediction. A token that a lens can read in the middle of a network is there to "
-    "be read; that the model uses it is another claim, which reading alone cannot show."
+    "Each cell of a grid is what the model would say if it stopped at that layer: its final norm and unembedding applied to the "
+    "residual stream there. The top row is the model's own next-token prediction. A token that a lens can read in the middle of a "
+    "network is there to be read; that the model uses it is another claim, which reading alone cannot show."
 )
 GRID_CAPTION = (
     "Columns are positions, never merged when a unit repeats. A bar marks the positions of each word. Colours and printed tokens can be "
@@ -59,10 +59,9 @@ def provenance_of(dataset: xr.Dataset) -> dict[str, Any]:
     """The flat provenance of a reading: its own settings, the model's, and the versions."""
     attrs = dict(dataset.attrs)
     nested = {key: json.loads(str(attrs.pop(key, "{}"))) for key in ("provenance_json", "versions_json")}
-    flat = {key: value for key, value in nested["provenance_json"].items()}
     settings = {key: value for key, value in attrs.items() if key not in {"utterance", "seconds_total", "schema"}}
     versions = ", ".join(f"{name} {version}" for name, version in nested["versions_json"].items())
-    return flat | settings | ({"versions": versions} if versions else {})
+    return dict(nested["provenance_json"]) | settings | ({"versions": versions} if versions else {})
 
 
 def _section(clip: Clip) -> Section:

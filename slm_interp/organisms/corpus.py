@@ -93,7 +93,7 @@ def save(spoken: Sequence[Spoken], path: str | os.PathLike[str]) -> None:
     """Write spoken sentences into one safetensors file; texts and voices lie in its header."""
     from safetensors.numpy import save_file
 
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "units": np.concatenate([one.units.units for one in spoken]).astype(np.int32),
         "durations": np.concatenate([one.units.durations for one in spoken]).astype(np.int32),
         "lengths": np.array([len(one.units) for one in spoken], dtype=np.int32),

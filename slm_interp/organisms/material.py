@@ -14,6 +14,7 @@ from slm_interp.organisms.corpus import Spoken
 from slm_interp.organisms.interleave import Codes, interleaved, runs, spoken
 from slm_interp.organisms.recipe import Phase
 from slm_interp.organisms.tokens import Speller
+from slm_interp.prompt import Modality
 from slm_interp.vocabulary import JointVocabulary
 
 
@@ -35,19 +36,19 @@ class Material:
     def codes(self) -> Codes:
         """Words whole."""
         first_unit = int(self.vocabulary.unit_to_id(torch.tensor(0)))
-        markers = {"speech": self.vocabulary.marker("<speech>"), "text": self.vocabulary.marker("<text>")}
+        markers: dict[Modality, int] = {"speech": self.vocabulary.marker("<speech>"), "text": self.vocabulary.marker("<text>")}
         return Codes(self.speller.whole, first_unit, markers)
 
-    def text_only_batch(self, phase: Phase, step: int, seed: int) -> Int[Tensor, "row pos"]:
+    def text_only_batch(self, phase: Phase, step: int, seed: tuple[int, ...]) -> Int[Tensor, "row pos"]:
         """Rows for the text model: lines of words, no markers, no units."""
 
         def line(rng: np.random.Generator) -> list[int]:
             words = self._spelled(self._draw(rng), phase.spelled, rng)
             return [*(identifier for word in words for identifier in word), self.speller.line_break]
 
-        return self._rows(line, phase, (seed, 10, step))
+        return self._rows(line, phase, (*seed, step))
 
-    def joint_batch(self, phase: Phase, step: int, seed: int) -> Int[Tensor, "row pos"]:
+    def joint_batch(self, phase: Phase, step: int, seed: tuple[int, ...]) -> Int[Tensor, "row pos"]:
         """Rows of text, interleaved and speech sentences in the shares of `phase.mix`."""
         codes = self.codes
 
@@ -59,7 +60,7 @@ class Material:
                 return interleaved(one.words, one.units, runs(len(one.words), phase.runs, rng), codes)
             return spoken(one.units, codes)
 
-        return self._rows(sequence, phase, (seed, 11, step))
+        return self._rows(sequence, phase, (*seed, step))
 
     def _draw(self, rng: np.random.Generator) -> Spoken:
         return self.sentences[int(rng.integers(len(self.sentences)))]
@@ -71,7 +72,8 @@ class Material:
     def _rows(draw: Callable[[np.random.Generator], list[int]], phase: Phase, seed: tuple[int, ...]) -> Int[Tensor, "row pos"]:
         rows = []
         for row in range(phase.rows):
-            rng, ids = np.random.default_rng([*seed, row]), []
+            rng = np.random.default_rng([*seed, row])
+            ids: list[int] = []
             while len(ids) < phase.length:
                 ids += draw(rng)
             rows.append(ids[: phase.length])

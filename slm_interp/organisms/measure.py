@@ -28,7 +28,7 @@ MARKED = 60  # sentences for the one figure that needs a run of the model per wo
 WHAT = {
     "all": "Held-out sentences: texts never trained on, voices of the training set. Heard throughout unless said otherwise. "
     "Weights as shipped, computed in float32. Lists go by layer: 0 is the output of the embedding, the last the model's own output.",
-    "mass": "Mean over all unit positions of the probability of: all text ids; the ids of whole words of the lexicon; the ids of single letters.",
+    "mass": "Mean over all unit positions of the probability of: all text ids; whole words of the lexicon; single letters.",
     "next_word, current_word": f"Share of words whose id is among the {TOP} likeliest text ids. Of words that have a next one.",
     "at_last_unit, in_span": "Asked at the last unit of the current word; or at any of its units, as the paper pools.",
     "null": "The same positions and pooling, asked for the next word of another place.",
@@ -90,7 +90,7 @@ def heard_ids(heard: Spoken, material: Material) -> tuple[Int[Tensor, " pos"], t
 
 
 def _hits(
-    places: Sequence[tuple[Float[Tensor, "layer unit d_vocab"], str, str]], material: Material, text: Bool[Tensor, " d_vocab"]
+    places: Sequence[tuple[Float[Tensor, "layer _ d_vocab"], str, str]], material: Material, text: Bool[Tensor, " d_vocab"]
 ) -> dict[str, Bool[Tensor, "word layer"]]:
     """Whether each word is found, under each rule: current or next or null, at the last unit or in the span."""
     others = np.random.default_rng(0).permutation([following for _, _, following in places])

@@ -70,12 +70,12 @@ class Recipe:
         held_out: spoken sentences to measure on; their texts are never trained on.
         fitted_on: spoken sentences the quantiser is fitted on.
         text_phase: the text model, before there is any speech.
-        speech_phase: after the vocabulary is joined.
+        joint_phases: one after the other, once the vocabularies are joined.
     """
 
     name: str
     text_phase: Phase
-    speech_phase: Phase
+    joint_phases: tuple[Phase, ...]
     seed: int = 0
     sentences: int = 24_000
     held_out: int = 400
@@ -89,7 +89,10 @@ class Recipe:
 TINY = Recipe(
     name="tiny",
     text_phase=Phase(steps=350),
-    speech_phase=Phase(steps=1150, mix=(0.15, 0.6, 0.25), spelled=0.0),
+    joint_phases=(
+        Phase(steps=1500, mix=(0.15, 0.6, 0.25)),
+        Phase(steps=420, mix=(0.15, 0.6, 0.25), spelled=0.0, learning_rate=8e-4, warm_up=20),
+    ),
 )
 
 RECIPES: dict[str, Recipe] = {TINY.name: TINY}

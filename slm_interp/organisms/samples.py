@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,12 +51,20 @@ class Sample:
         return speech.utterance(slm, audio=self.audio(), words=list(self.words), form=form, name=self.text)
 
 
-def write_samples(held_out: Sequence[Spoken], folder: str | os.PathLike[str]) -> None:
-    """Write `samples.json`: of held-out sentences that open differently, the longest."""
+def write_samples(held_out: Sequence[Spoken], facts: Collection[str], folder: str | os.PathLike[str]) -> None:
+    """Write `samples.json`: of held-out sentences that open differently, facts first and the longest first.
+
+    What the organism makes of them plays no part in the choice.
+
+    Args:
+        held_out: to choose from.
+        facts: texts that tell a fact.
+        folder: where.
+    """
     chosen: dict[tuple[str, ...], Spoken] = {}
     for one in held_out:
         chosen.setdefault(tuple(word.text for word in one.words[:2]), one)
-    longest = sorted(chosen.values(), key=lambda one: (-len(one.words), one.prompt.text))[:N_SAMPLES]
+    longest = sorted(chosen.values(), key=lambda one: (one.prompt.text not in facts, -len(one.words), one.prompt.text))[:N_SAMPLES]
     rows = [{**asdict(one.prompt), "words": [[word.text, word.start_s, word.end_s] for word in one.words]} for one in longest]
     write_text(Path(folder) / "samples.json", json.dumps(rows, indent=1) + "\n")
 

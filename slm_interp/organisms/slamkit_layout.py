@@ -85,7 +85,8 @@ def save_organism(
     save_unit_lm(model, folder, base_model_name=f"slm_interp/{recipe.name}-text")
     save_tokenizer(tokenizer, folder)
     quantiser.save(folder)
-    write_samples(held_out, folder)
+    facts = {one.text for one in recipe.world.sentences(recipe.held_out, recipe.seed, held_out=True) if one.fact}
+    write_samples(held_out, facts, folder)
     parameters = sum(weight.numel() for weight in model.parameters())
     _write_json(folder / "manifest.json", manifest(recipe, quantiser.hash, len(tokenizer), parameters, measured))
 

@@ -3,7 +3,8 @@
 1. The spoken corpus and the quantiser are made (`corpus`), or read if they are in the working folder already.
 2. A Llama with the rows of the text tokenizer learns lines of text (`text_phase`).
 3. Rows for the units and the two markers are added, the mean of the text rows plus noise, as a slamkit model starts
-   from a text model (TWIST). The joint model learns text, interleaved and speech sentences (`speech_phase`).
+   from a text model (TWIST). The joint model learns text, interleaved and speech sentences (`joint_phases`): first
+   with some words of the text spelled letter by letter, then with every word whole.
 4. It is measured on held-out sentences and saved in slamkit layout with its tokenizer, quantiser, manifest and samples.
 
 A checkpoint (`training.safetensors`: weights, optimiser moments, curve) is written every so often. Batches are a
@@ -16,6 +17,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import cos, pi
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ SAVE_EVERY = 100
 
 @dataclass
 class Progress:
-    """How far training is: the phase (0 text, 1 joint), its next step, and `(phase, step, loss)` of every step so far."""
+    """How far training is: the phase (0 text, then joint), its next step, and `(phase, step, loss)` of every step so far."""
 
     phase: int = 0
     step: int = 0
@@ -119,20 +121,19 @@ def join_vocabularies(model: Any, rows: int, seed: int) -> Any:
 
 
 def fit(material: Material, recipe: Recipe, work: Path, device: str = "cpu", save_every: int = SAVE_EVERY) -> tuple[Any, Progress]:
-    """Both phases, from where the checkpoint in `work` stands."""
+    """All phases, from where the checkpoint in `work` stands."""
     text_rows, all_rows = len(material.speller.tokenizer), material.vocabulary.size
     checkpoint = work / "training.safetensors"
     progress = read_progress(checkpoint)
     model = new_model(recipe.shape, text_rows if progress.phase == 0 else all_rows, recipe.seed).to(device)
-    phases: tuple[tuple[Phase, Callable[..., Int[Tensor, "row pos"]]], ...] = (
-        (recipe.text_phase, material.text_only_batch),
-        (recipe.speech_phase, material.joint_batch),
-    )
+    phases = (recipe.text_phase, *recipe.joint_phases)
     for number in range(progress.phase, len(phases)):
-        if number == 1 and progress.phase == 0:
-            model = join_vocabularies(model, all_rows, recipe.seed + 1)
-            progress.phase, progress.step = 1, 0
-        _fit_phase(model, *phases[number], recipe.seed, progress, checkpoint, save_every)
+        if number > progress.phase:
+            if number == 1:
+                model = join_vocabularies(model, all_rows, recipe.seed + 1)
+            progress.phase, progress.step = number, 0
+        batch = partial(material.joint_batch if number else material.text_only_batch, phases[number], seed=(recipe.seed, 10 + number))
+        _fit_phase(model, phases[number], batch, progress, checkpoint, save_every)
     return model, progress
 
 
@@ -145,7 +146,7 @@ def learning_rate(phase: Phase, step: int) -> float:
 
 
 def _fit_phase(
-    model: Any, phase: Phase, batch: Callable[..., Int[Tensor, "row pos"]], seed: int, progress: Progress, checkpoint: Path, save_every: int
+    model: Any, phase: Phase, batch: Callable[[int], Int[Tensor, "row pos"]], progress: Progress, checkpoint: Path, save_every: int
 ) -> None:
     decayed = [weight for weight in model.parameters() if weight.ndim > 1]
     others = [weight for weight in model.parameters() if weight.ndim == 1]
@@ -154,11 +155,11 @@ def _fit_phase(
         read_checkpoint(checkpoint, model, optimiser)
     model.train()
     steps = range(progress.step, phase.steps)
-    bar = tqdm(steps, initial=progress.step, total=phase.steps, desc=("text", "joint")[progress.phase], mininterval=5.0)
+    bar = tqdm(steps, initial=progress.step, total=phase.steps, desc=phase_name(progress.phase), mininterval=5.0)
     for step in bar:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(phase, step)
-        ids = batch(phase, step, seed).to(model.device)
+        ids = batch(step).to(model.device)
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -207,9 +208,14 @@ def read_checkpoint(path: Path, model: Any, optimiser: torch.optim.Optimizer) ->
             optimiser.state[weight] = {"step": torch.tensor(float(progress.step)), **moments}
 
 
+def phase_name(number: int) -> str:
+    """`text`, `joint 1`, `joint 2`, ..."""
+    return f"joint {number}" if number else "text"
+
+
 def write_curve(progress: Progress, path: Path) -> None:
     """The loss of every step, as CSV."""
-    rows = [f"{('text', 'joint')[phase]},{step},{loss:.5f}" for phase, step, loss in progress.curve]
+    rows = [f"{phase_name(phase)},{step},{loss:.5f}" for phase, step, loss in progress.curve]
     write_text(path, "\n".join(["phase,step,loss", *rows]) + "\n")
 
 

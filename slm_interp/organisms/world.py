@@ -183,7 +183,8 @@ class World:
 
     def sentences(self, count: int, seed: int, held_out: bool = False) -> list[Sentence]:
         """`count` sentences, all of them from the training side or all of them held out."""
-        rng, said = np.random.default_rng([self.seed, 2, seed, int(held_out)]), []
+        rng = np.random.default_rng([self.seed, 2, seed, int(held_out)])
+        said: list[Sentence] = []
         while len(said) < count:
             one = self.sentence(rng)
             if self.is_held_out(one.text) == held_out:

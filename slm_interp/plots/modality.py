@@ -11,6 +11,8 @@ from plotly.subplots import make_subplots
 from slm_interp.errors import ReadoutError
 from slm_interp.plots.theme import MODALITY_COLOURS, RULE, dressed, markup
 
+GREY = "#5c6773"
+
 
 def uniform_mass(dataset: xr.Dataset) -> Float[np.ndarray, " modality"]:
     """The mass of each modality under a uniform distribution over the ids that were read: its share of the vocabulary.
@@ -56,49 +58,37 @@ def modality_by_layer(dataset: xr.Dataset, kind: str = "speech", title: str | No
     chosen = positions_of(dataset, kind)
     mass = np.exp(dataset["modality_log_mass"].values[:, chosen].astype(np.float64))
     null = uniform_mass(dataset)
-    layers = list(range(dataset.sizes["layer"]))
+    ceiling = float(np.log(dataset["modality_size"].values.astype(np.float64).sum()))
     figure = make_subplots(rows=1, cols=2, column_widths=[0.6, 0.4], horizontal_spacing=0.1)
     for index, name in enumerate(map(str, dataset["modality"].values)):
-        colour = MODALITY_COLOURS.get(name, "#7a8793")
-        _band(figure, layers, mass[:, :, index], colour, 1)
         hover = f"layer %{{x}}<br>{markup(name)} %{{y:.1%}}<br>uniform {null[index]:.1%}<extra></extra>"
-        figure.add_scatter(
-            x=layers,
-            y=mass[:, :, index].mean(axis=1),
-            mode="lines+markers",
-            name=name,
-            line={"color": colour},
-            hovertemplate=hover,
-            row=1,
-            col=1,
-        )
-        dotted = {"color": colour, "dash": "dot", "width": 1.5}
-        figure.add_scatter(x=layers[:: max(len(layers) - 1, 1)], y=[null[index]] * len(layers[:: max(len(layers) - 1, 1)]), mode="lines", name=f"{name}, uniform", line=dotted, hoverinfo="skip", row=1, col=1)  # fmt: skip
+        _curve(figure, name, mass[:, :, index], float(null[index]), MODALITY_COLOURS.get(name, GREY), hover, column=1)
     entropy = dataset["entropy"].values[:, chosen].astype(np.float64)
-    _band(figure, layers, entropy, "#5c6773", 2)
-    figure.add_scatter(x=layers, y=entropy.mean(axis=1), mode="lines+markers", name="entropy", line={"color": "#5c6773"}, hovertemplate="layer %{x}<br>%{y:.2f} nats<extra></extra>", row=1, col=2)  # fmt: skip
-    ceiling = float(np.log(dataset["modality_size"].values.astype(np.float64).sum()))
-    figure.add_scatter(x=layers[:: max(len(layers) - 1, 1)], y=[ceiling] * len(layers[:: max(len(layers) - 1, 1)]), mode="lines", name="entropy, uniform", line={"color": "#5c6773", "dash": "dot", "width": 1.5}, hoverinfo="skip", row=1, col=2)  # fmt: skip
+    _curve(figure, "entropy", entropy, ceiling, GREY, f"layer %{{x}}<br>%{{y:.2f}} nats<br>uniform {ceiling:.2f}<extra></extra>", column=2)
     _axes(figure, dataset, ceiling)
     count = int(chosen.sum())
-    dressed(
-        figure,
-        title=title if title is not None else f"Probability by modality, mean over {count} {kind} position{'s' if count > 1 else ''}",
-        height=380,
-        meta={"role": "curves", "null": null.tolist(), "head_px": 34},
-    )
-    return figure.update_layout(
-        margin={"l": 60, "r": 20, "t": 50, "b": 110}, legend={"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0}
-    )
+    what = title if title is not None else f"Probability by modality, mean over {count} {kind} position{'s' if count > 1 else ''}"
+    dressed(figure, title=what, height=380, meta={"role": "curves", "null": null.tolist(), "head_px": 34})
+    legend = {"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0}
+    return figure.update_layout(margin={"l": 60, "r": 20, "t": 50, "b": 110}, legend=legend)
 
 
-def _band(figure: go.Figure, layers: list[int], values: Float[np.ndarray, "layer pos"], colour: str, column: int) -> None:
+def _curve(
+    figure: go.Figure, name: str, values: Float[np.ndarray, "layer pos"], null: float, colour: str, hover: str, *, column: int
+) -> None:
+    """A mean over positions with its percentile band and, dotted, its null."""
+    layers, place = list(range(len(values))), {"row": 1, "col": column}
     low, high = np.percentile(values, [10, 90], axis=1)
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    red, green, blue = (int(colour[digit : digit + 2], 16) for digit in (1, 3, 5))
+    band = {"fill": "toself", "fillcolor": f"rgba({red},{green},{blue},0.14)", "line": {"width": 0}, "mode": "lines", "showlegend": False}
+    figure.add_scatter(x=[*layers, *reversed(layers)], y=[*high, *low[::-1]], hoverinfo="skip", **band, **place)
     figure.add_scatter(
-        x=[*layers, *reversed(layers)], y=[*high, *low[::-1]], fill="toself", fillcolor=f"rgba({red},{green},{blue},0.14)", line={"width": 0},
-        mode="lines", hoverinfo="skip", showlegend=False, row=1, col=column,
-    )  # fmt: skip
+        x=layers, y=values.mean(axis=1), mode="lines+markers", name=name, line={"color": colour}, hovertemplate=hover, **place
+    )
+    dotted = {"color": colour, "dash": "dot", "width": 1.5}
+    figure.add_scatter(
+        x=[0, len(layers) - 1], y=[null, null], mode="lines", name=f"{name}, uniform", line=dotted, hoverinfo="skip", **place
+    )
 
 
 def _axes(figure: go.Figure, dataset: xr.Dataset, ceiling: float) -> None:

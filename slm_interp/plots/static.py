@@ -34,7 +34,8 @@ def write_png(figure: go.Figure, path: str | os.PathLike[str], scale: float = 2.
         except Exception as error:
             if "chrome" in str(error).lower():
                 raise RuntimeError(
-                    "kaleido draws pictures with a Chromium browser and found none. Install one (Debian: apt-get install chromium) or set BROWSER_PATH to it."
+                    "kaleido draws pictures with a Chromium browser and found none. "
+                    "Install one (Debian: apt-get install chromium) or set BROWSER_PATH to it."
                 ) from error
             raise
     return Path(path)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slm_interp.readout.columns import PANEL, Group
 
-TILE = 2**19  # logits worked on at once
+TILE = 2**20  # logits worked on at once; smaller tiles cost calls, larger ones leave the cache
 FEW_TARGETS = 12  # up to here a target costs two comparing passes, above it one sort serves them all
 
 

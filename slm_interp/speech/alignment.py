@@ -168,7 +168,9 @@ def _teach(decoder: Any, words: Sequence[str], pronunciations: Mapping[str, str]
         if key in pronunciations:
             phones = tuple(pronunciations[key].split())
             if not phones or not ARPABET.issuperset(phones):
-                raise SpeechError(f"The pronunciation of {word!r} must be made of {' '.join(sorted(ARPABET))}; got {pronunciations[key]!r}.")
+                raise SpeechError(
+                    f"The pronunciation of {word!r} must be made of {' '.join(sorted(ARPABET))}; got {pronunciations[key]!r}."
+                )
             key = f"{key}@"
             if decoder.lookup_word(key) is None:
                 decoder.add_word(key, " ".join(phones), True)
@@ -235,7 +237,8 @@ def _refuse_misfit(entries: Sequence[_Entry], words: Sequence[str], limits: Limi
     worst, word = min(zip((entry for entry in entries if not entry.is_silence), words, strict=True), key=lambda pair: pair[0].fit)
     if worst.fit < limits.word:
         raise _mismatch(
-            f"{word!r} is not what sounds near {worst.start * FRAME_S - MARGIN_S:.2f} s (score {worst.fit:.0f} a frame, below {limits.word:.0f})"
+            f"{word!r} is not what sounds near {worst.start * FRAME_S - MARGIN_S:.2f} s "
+            f"(score {worst.fit:.0f} a frame, below {limits.word:.0f})"
         )
     for entry in entries:
         if entry.is_silence and entry.frames * FRAME_S >= limits.silence_s and entry.fit < limits.silence:

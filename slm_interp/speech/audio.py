@@ -32,7 +32,9 @@ def read_audio(path: str | os.PathLike[str], channel: int | None = None) -> Audi
     channels = samples.shape[1]
     if channel is None:
         if channels > 1:
-            raise SpeechError(f"{path} has {channels} channels. Choose one with channel=0 to {channels - 1}, or average them with downmix(path).")
+            raise SpeechError(
+                f"{path} has {channels} channels. Choose one with channel=0 to {channels - 1}, or average them with downmix(path)."
+            )
         channel = 0
     if not 0 <= channel < channels:
         raise SpeechError(f"{path} has {channels} channel(s), numbered from 0; got channel={channel}.")

@@ -96,7 +96,8 @@ def voices() -> tuple[VoiceInfo, ...]:
     """Every voice that comes with eSpeak NG, sorted by identifier."""
     with _library() as (lib, _):
         lib.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
-        listed, found = lib.espeak_ListVoices(None), []
+        listed = lib.espeak_ListVoices(None)
+        found: list[VoiceInfo] = []
         while listed[len(found)]:
             one = listed[len(found)].contents
             language = ctypes.string_at(one.languages + 1).decode()  # a priority byte comes first
@@ -169,7 +170,7 @@ def _library() -> Iterator[tuple[Any, int]]:
             lib.espeak_Terminate()
             handle = lib._handle
             del lib
-            (_ctypes.FreeLibrary if sys.platform == "win32" else _ctypes.dlclose)(handle)
+            getattr(_ctypes, "FreeLibrary" if sys.platform == "win32" else "dlclose")(handle)
 
 
 def _identifier(voice: str) -> str:

@@ -79,17 +79,15 @@ class HubertQuantiser:
         stride = math.prod(config.conv_stride)
         if stride != round(recipe.frame_s * recipe.sample_rate):
             raise SpeechError(
-                f"The model steps by {stride} samples, {stride / recipe.sample_rate:g} s at {recipe.sample_rate} Hz; the recipe wants frames of "
-                f"{recipe.frame_s:g} s. mHuBERT at 25 Hz has strides 5 2 2 2 2 2 2 2; is this a 50 Hz model?"
+                f"The model steps by {stride} samples, {stride / recipe.sample_rate:g} s at {recipe.sample_rate} Hz; the recipe wants "
+                f"frames of {recipe.frame_s:g} s. mHuBERT at 25 Hz has strides 5 2 2 2 2 2 2 2; is this a 50 Hz model?"
             )
         self.model, self.recipe = model.eval(), recipe
         self.centroids = torch.tensor(centroids, dtype=torch.float64)
         self.hash = _hash(model, centroids, recipe)
 
     @staticmethod
-    def load(
-        folder: str | os.PathLike[str], centroids: str | os.PathLike[str], recipe: HubertRecipe = HubertRecipe()
-    ) -> HubertQuantiser:
+    def load(folder: str | os.PathLike[str], centroids: str | os.PathLike[str], recipe: HubertRecipe = HubertRecipe()) -> HubertQuantiser:
         """A quantiser from a local folder with a HuBERT model and a file with its centroids. Never looks on a network.
 
         Raises:
@@ -186,7 +184,8 @@ def _model(folder: str | os.PathLike[str]) -> Any:
         kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("model_type")
         if kind != "hubert":
             raise SpeechError(f"The model in {folder} is of type {kind!r}; this needs 'hubert'.")
-        model, report = HubertModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = HubertModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, output_loading_info=True)
+        model, report = loaded
     except SpeechError:
         raise
     except Exception as error:  # transformers raises what its readers raise, of many kinds
@@ -194,8 +193,8 @@ def _model(folder: str | os.PathLike[str]) -> Any:
     missing = sorted(set(report["missing_keys"]) - UNUSED)
     if missing or report["mismatched_keys"]:
         raise SpeechError(
-            f"The HuBERT model in {folder} lacks {len(missing)} weights ({', '.join(missing[:3])}) and misfits {len(report['mismatched_keys'])}; "
-            "they would be random. Is the file complete?"
+            f"The HuBERT model in {folder} lacks {len(missing)} weights ({', '.join(missing[:3])}) and misfits "
+            f"{len(report['mismatched_keys'])}; they would be random. Is the file complete?"
         )
     return model
 

@@ -149,7 +149,9 @@ def read_whisper_json(path: str | os.PathLike[str]) -> tuple[TimedWord, ...]:
             where = f"{path}, chunks[{index}]"
             times = chunk.get("timestamp") if isinstance(chunk, dict) else None
             if not isinstance(times, list) or len(times) != 2:
-                raise SpeechError(f"{where} must have 'timestamp': [start, end]; got {times!r:.60}. Transcribe with return_timestamps='word'.")
+                raise SpeechError(
+                    f"{where} must have 'timestamp': [start, end]; got {times!r:.60}. Transcribe with return_timestamps='word'."
+                )
             words.append(_from_fields({**chunk, "start": times[0], "end": times[1]}, "text", "start", "end", where))
     return _in_order(words, str(path))
 
@@ -301,5 +303,7 @@ def _in_order(words: Sequence[TimedWord], where: str) -> tuple[TimedWord, ...]:
         raise SpeechError(f"{where} holds no words.")
     for before, after in pairwise(words):
         if after.start_s < before.start_s:
-            raise SpeechError(f"{where}: {after.text!r} starts at {after.start_s} s, before {before.text!r} at {before.start_s} s. Sort the words.")
+            raise SpeechError(
+                f"{where}: {after.text!r} starts at {after.start_s} s, before {before.text!r} at {before.start_s} s. Sort the words."
+            )
     return tuple(words)

@@ -55,11 +55,12 @@ def load_quantiser(folder: str | os.PathLike[str]) -> AcousticQuantiser | Hubert
     if choices.get("kind") == "acoustic":
         return AcousticQuantiser.load(folder)
     if choices.pop("kind", None) != "hubert":
-        raise SpeechError(f"{described} must have \"kind\": \"acoustic\" or \"hubert\".")
+        raise SpeechError(f'{described} must have "kind": "acoustic" or "hubert".')
     centroids = [Path(folder) / name for name in CENTROIDS if (Path(folder) / name).is_file()]
     if len(centroids) != 1:
         raise SpeechError(
-            f"{folder} must hold quantiser.json of an acoustic quantiser, or a HuBERT model with one of {' and '.join(CENTROIDS)}; found {len(centroids)} of them."
+            f"{folder} must hold quantiser.json of an acoustic quantiser, or a HuBERT model with one of "
+            f"{' and '.join(CENTROIDS)}; found {len(centroids)} of them."
         )
     try:
         recipe = HubertRecipe(**choices)

@@ -98,9 +98,13 @@ def parse_unit_string(string: str) -> UnitString:
         if not segments:
             segments.append((SPEECH, [], ""))
         if segments[-1][0] == TEXT:
-            raise SpeechError(f"Unit {match[0]} stands among written words at character {match.start()}. Units need a {SPEECH} before them.")
+            raise SpeechError(
+                f"Unit {match[0]} stands among written words at character {match.start()}. Units need a {SPEECH} before them."
+            )
         segments[-1][1].append(int(match[0][3:-1]))
-    return UnitString(tuple(SpeechSegment(tuple(units)) if kind == SPEECH else TextSegment(text) for kind, units, text in segments), opening_marker)
+    return UnitString(
+        tuple(SpeechSegment(tuple(units)) if kind == SPEECH else TextSegment(text) for kind, units, text in segments), opening_marker
+    )
 
 
 def read_features(path: str | os.PathLike[str], quantiser: str | None = None, frame_s: float = FRAME_S) -> dict[str, Units]:
@@ -121,7 +125,9 @@ def read_features(path: str | os.PathLike[str], quantiser: str | None = None, fr
         if len(units) != len(durations):
             raise SpeechError(f"{where}: {len(units)} units need as many durations; got {len(durations)}.")
         try:
-            found[name] = Units(units=np.array(units, dtype=np.int64), durations=np.array(durations, dtype=np.int64), frame_s=frame_s, quantiser=quantiser)
+            found[name] = Units(
+                units=np.array(units, dtype=np.int64), durations=np.array(durations, dtype=np.int64), frame_s=frame_s, quantiser=quantiser
+            )
         except SpeechError as error:
             raise SpeechError(f"{where}: {error}") from error
     return found

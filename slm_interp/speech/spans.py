@@ -134,7 +134,8 @@ def _refuse_disorder(words: Sequence[TimedWord], seconds: float, frame_s: float)
     for before, after in pairwise(words):
         if _microseconds(after.start_s) < _microseconds(before.end_s):
             raise SpeechError(
-                f"Words must follow one another; {after.text!r} starts at {after.start_s} s, before {before.text!r} ends at {before.end_s} s."
+                f"Words must follow one another; {after.text!r} starts at {after.start_s} s, "
+                f"before {before.text!r} ends at {before.end_s} s."
             )
     if words and words[-1].end_s > seconds + 2 * frame_s:
         raise SpeechError(

@@ -48,11 +48,12 @@ def utterance(
     quantiser = quantiser if quantiser is not None else slm.quantiser
     if quantiser is None:
         raise SpeechError(
-            "This checkpoint carries no quantiser, so its units cannot be made from sound. Pass quantiser=load_quantiser(folder), and declare "
-            "it to the model: load(..., quantiser=quantiser.hash). Units that exist already go to slm.speech_prompt."
+            "This checkpoint carries no quantiser, so its units cannot be made from sound. Pass quantiser=load_quantiser(folder), and "
+            "declare it to the model: load(..., quantiser=quantiser.hash). Units that exist already go to slm.speech_prompt."
         )
     if not isinstance(audio, Audio):
-        audio, name = read_audio(audio), name or Path(audio).name
+        name = name or Path(audio).name
+        audio = read_audio(audio)
     units = quantiser.encode(resample(audio, quantiser.recipe.sample_rate))
     if transcript is not None:
         words = align(audio, transcript)

@@ -55,12 +55,13 @@ class Visits:
 
     def __call__(self, name: str, width: int = 1300, **options) -> Visit:
         context = self.browser.new_context(viewport={"width": width, "height": 950}, offline=True, **options)
+        context.set_default_timeout(120_000)
         visit = Visit(context.new_page())
         visit.page.on("request", lambda request: visit.requests.append(request.url))
         visit.page.on("console", lambda message: visit.complaints.append(message.text) if message.type in ("error", "warning") else None)
         visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
         visit.page.goto(f"file://{self.folder}/{name}")
-        visit.page.wait_for_selector("html[data-ready=yes]", timeout=120_000)
+        visit.page.wait_for_selector("html[data-ready=yes]")
         self.open.append((context, visit))
         return visit
 

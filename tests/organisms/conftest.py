@@ -17,7 +17,10 @@ from slm_interp.speech.acoustic import AcousticQuantiser, AcousticRecipe
 TOY = Recipe(
     name="toy",
     text_phase=Phase(steps=4, rows=2, length=48, warm_up=2),
-    speech_phase=Phase(steps=6, rows=2, length=48, warm_up=2, mix=(0.2, 0.5, 0.3)),
+    joint_phases=(
+        Phase(steps=6, rows=2, length=48, warm_up=2, mix=(0.2, 0.5, 0.3)),
+        Phase(steps=3, rows=2, length=48, warm_up=1, mix=(0.2, 0.5, 0.3), spelled=0.0),
+    ),
     sentences=30,
     held_out=6,
     fitted_on=12,

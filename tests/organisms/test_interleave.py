@@ -59,12 +59,12 @@ PHASE = Phase(steps=1, rows=3, length=40, mix=(0.0, 1.0, 0.0))
 
 
 def test_rows_depend_on_seed_and_step_and_on_nothing_else(material: Material) -> None:
-    first = material.joint_batch(PHASE, step=5, seed=1)
+    first = material.joint_batch(PHASE, step=5, seed=(1,))
     np.random.default_rng(0).random(7)
     assert first.shape == (3, 40)
-    assert (material.joint_batch(PHASE, 5, 1) == first).all()
-    assert not (material.joint_batch(PHASE, 6, 1) == first).all()
-    assert not (material.joint_batch(PHASE, 5, 2) == first).all()
+    assert (material.joint_batch(PHASE, 5, (1,)) == first).all()
+    assert not (material.joint_batch(PHASE, 6, (1,)) == first).all()
+    assert not (material.joint_batch(PHASE, 5, (2,)) == first).all()
     assert not (first[0] == first[1]).all()
 
 
@@ -73,7 +73,7 @@ def test_rows_depend_on_seed_and_step_and_on_nothing_else(material: Material) ->
 )
 def test_the_mix_decides_what_a_row_holds(material: Material, mix: tuple[int, int, int], kinds: set[str]) -> None:
     phase = Phase(steps=1, rows=4, length=120, mix=(float(mix[0]), float(mix[1]), float(mix[2])))
-    ids = material.joint_batch(phase, 0, 0).flatten().tolist()
+    ids = material.joint_batch(phase, 0, (0,)).flatten().tolist()
     assert {material.vocabulary.kind_of(identifier) for identifier in ids} == kinds
     markers = {material.vocabulary.marker(spelling) for spelling in ("<speech>", "<text>")}
     assert ids[0] in markers
@@ -81,7 +81,7 @@ def test_the_mix_decides_what_a_row_holds(material: Material, mix: tuple[int, in
 
 
 def test_the_text_model_sees_text_alone_whole_or_in_letters(material: Material) -> None:
-    whole, letters = (material.text_only_batch(Phase(steps=1, rows=2, length=60, spelled=chance), 0, 0) for chance in (0.0, 1.0))
+    whole, letters = (material.text_only_batch(Phase(steps=1, rows=2, length=60, spelled=chance), 0, (0,)) for chance in (0.0, 1.0))
     assert {material.vocabulary.kind_of(one) for one in [*whole.flatten().tolist(), *letters.flatten().tolist()]} == {"text"}
     single = {ids[0] for ids in material.speller.whole.values() if len(material.speller.tokenizer.decode(ids)) > 3}
     assert single & set(whole.flatten().tolist())

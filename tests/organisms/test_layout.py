@@ -79,7 +79,7 @@ def test_the_manifest_tells_every_choice(recipe: Recipe, toy: Path) -> None:
     manifest = json.loads((toy / "manifest.json").read_text())
     assert manifest["quantiser"] == AcousticQuantiser.load(toy).hash
     assert manifest["recipe"]["seed"] == recipe.seed
-    assert manifest["recipe"]["speech_phase"]["steps"] == 6
+    assert manifest["recipe"]["joint_phases"][0]["steps"] == 6
     assert manifest["recipe"]["speaking"]["voices"] == ["en-us", "en-us+f3"]
     assert {"torch", "espeakng-loader", "python"} <= set(manifest["versions"])
     assert "never trained on" in manifest["measured"]["what"]["all"]
@@ -127,10 +127,10 @@ def test_stopped_and_resumed_training_ends_where_uninterrupted_training_does(
 ) -> None:
     original = Material.joint_batch
 
-    def interrupted(self: Material, phase: Phase, step: int, seed: int) -> torch.Tensor:
+    def interrupted(self: Material, phase: Phase, step: int, seed: tuple[int, ...]) -> torch.Tensor:
         if step == 5:
             raise KeyboardInterrupt
-        return original(self, phase, step, seed)
+        return original(self, phase, step, seed=seed)
 
     with monkeypatch.context() as patch:
         patch.setattr(Material, "joint_batch", interrupted)
@@ -141,13 +141,13 @@ def test_stopped_and_resumed_training_ends_where_uninterrupted_training_does(
     _, resumed = fit(material, recipe, tmp_path, save_every=3)
     straight = read_progress(toy / "work" / "training.safetensors")
     assert resumed.curve == straight.curve
-    assert len(resumed.curve) == 10
+    assert len(resumed.curve) == 13
     one, other = (load_file(folder / "training.safetensors") for folder in (tmp_path, toy / "work"))
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
 def test_training_learns(recipe: Recipe, toy: Path, material: Material, tmp_path: Path) -> None:
-    longer = replace(recipe, text_phase=Phase(steps=25, rows=2, length=48, warm_up=5, learning_rate=1e-2), speech_phase=Phase(steps=0))
+    longer = replace(recipe, text_phase=Phase(steps=25, rows=2, length=48, warm_up=5, learning_rate=1e-2), joint_phases=())
     _, progress = fit(material, longer, tmp_path)
     losses = [loss for _, _, loss in progress.curve]
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 1
@@ -178,7 +178,7 @@ def test_the_measurement_reads_the_shipped_weights_and_its_last_layer_is_the_mod
     held_out = corpora.load(toy / "work" / "held_out.safetensors", AcousticQuantiser.load(toy))
     written = json.loads((toy / "manifest.json").read_text())["measured"]
     assert measure(model, replace(material, sentences=held_out)) == written
-    ids = material.joint_batch(recipe.speech_phase, 0, 0)[0]
+    ids = material.joint_batch(recipe.joint_phases[0], 0, (0,))[0]
     lens = lens_logits(model, ids)
     assert torch.equal(lens[-1], model(input_ids=ids[None]).logits[0])
     assert lens.shape[0] == 3

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -31,7 +33,7 @@ def loudness(audio, start_s, end_s):
 def test_a_real_clip_has_all_its_words_in_order_inside_the_sound(clip, aligned):
     words = aligned(clip)
     assert [word.text for word in words] == real.transcript(clip).split()
-    assert all(before.end_s <= after.start_s for before, after in zip(words, words[1:], strict=False))
+    assert all(before.end_s <= after.start_s for before, after in pairwise(words))
     assert words[0].start_s > 0
     assert words[-1].end_s <= real.sound(clip).seconds
 
@@ -48,7 +50,7 @@ def test_words_of_a_real_clip_last_as_long_as_words_do(clip, aligned):
 def test_pauses_of_a_real_clip_are_quiet_and_its_words_are_not(clip, aligned):
     audio, words = real.sound(clip), aligned(clip)
     spoken = np.median([loudness(audio, word.start_s, word.end_s) for word in words])
-    pauses = [(before.end_s, after.start_s) for before, after in zip(words, words[1:], strict=False) if after.start_s - before.end_s > 0.2]
+    pauses = [(before.end_s, after.start_s) for before, after in pairwise(words) if after.start_s - before.end_s > 0.2]
     assert len(pauses) >= 3
     assert all(loudness(audio, start + 0.03, end - 0.03) < 0.3 * spoken for start, end in pauses)
     assert all(loudness(audio, word.start_s, word.end_s) > 0.3 * spoken for word in words)
@@ -59,7 +61,9 @@ def test_long_quiet_stretches_of_a_real_clip_belong_to_no_word(clip, aligned):
     audio, words = real.sound(clip), aligned(clip)
     frames = audio.samples[: len(audio.samples) // 1600 * 1600].reshape(-1, 1600)
     quiet = np.sqrt((frames**2).mean(1)) < 0.3 * np.sqrt((audio.samples**2).mean())
-    centres = np.flatnonzero(quiet[:-4] & quiet[1:-3] & quiet[2:-2] & quiet[3:-1] & quiet[4:]) / 10 + 0.25  # half a second of quiet around each
+    centres = (
+        np.flatnonzero(quiet[:-4] & quiet[1:-3] & quiet[2:-2] & quiet[3:-1] & quiet[4:]) / 10 + 0.25
+    )  # half a second of quiet around each
     assert len(centres) >= 2
     assert not any(word.start_s < centre < word.end_s for word in words for centre in centres)
 
@@ -159,7 +163,7 @@ def test_a_word_that_is_not_said_is_refused_by_name_and_second():
 
 
 def test_another_sentence_of_the_same_voice_is_refused():
-    for text, wrong in zip(SENTENCES[:2], SENTENCES[1:3], strict=True):
+    for text, wrong in pairwise(SENTENCES[:3]):
         with pytest.raises(SpeechError, match="does not fit the sound"):
             align(synthesise(text).audio, wrong)
 

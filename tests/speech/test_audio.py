@@ -48,7 +48,9 @@ def test_stereo_is_refused_until_a_channel_is_chosen_or_both_are_averaged(stereo
         read_audio(stereo, channel=2)
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "is empty"), (b"words, not sound\n" * 30, "not an audio file"), (b"RIFF", "not an audio file")])
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "is empty"), (b"words, not sound\n" * 30, "not an audio file"), (b"RIFF", "not an audio file")]
+)
 def test_a_file_that_is_no_sound_is_refused(tmp_path, content, said):
     (tmp_path / "clip.wav").write_bytes(content)
     with pytest.raises(SpeechError, match=said):

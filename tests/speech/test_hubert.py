@@ -31,6 +31,7 @@ def tiny(**changes):
         "num_feat_extract_layers": 8,
         "num_conv_pos_embeddings": 16,
         "num_conv_pos_embedding_groups": 4,
+        "initializer_range": 0.3,  # layers of the usual 0.02 differ too little to tell one from the next
     }
     torch.manual_seed(0)
     return HubertModel(HubertConfig(**{**settings, **changes}))
@@ -136,7 +137,9 @@ def test_centroids_are_read_from_npy_and_safetensors_and_never_from_a_pickle(tmp
 
 def test_a_model_at_another_rate_is_refused():
     fifty = tiny(conv_dim=[16] * 7, conv_kernel=[10, 3, 3, 3, 3, 2, 2], conv_stride=[5, 2, 2, 2, 2, 2, 2], num_feat_extract_layers=7)
-    with pytest.raises(SpeechError, match=r"steps by 320 samples, 0.02 s at 16000 Hz; the recipe wants frames of 0.04 s.*is this a 50 Hz model"):
+    with pytest.raises(
+        SpeechError, match=r"steps by 320 samples, 0.02 s at 16000 Hz; the recipe wants frames of 0.04 s.*is this a 50 Hz model"
+    ):
         HubertQuantiser(fifty, np.zeros((12, 32)), RECIPE)
     assert HubertQuantiser(fifty, np.zeros((12, 32)), HubertRecipe(layer=3, n_units=12, frame_s=0.02)).sample_rate == 16_000
 
@@ -168,7 +171,9 @@ def test_a_wrong_rate_and_a_sound_shorter_than_a_frame_are_refused(folder):
 def test_a_folder_that_lacks_weights_is_refused_and_never_filled_at_random(folder, tmp_path):
     tensors = load_file(folder / "model.safetensors")
     left_out = next(name for name in sorted(tensors) if name.endswith("layers.2.attention.q_proj.weight"))
-    save_file({name: tensor for name, tensor in tensors.items() if name != left_out}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if name != left_out}, tmp_path / "model.safetensors", metadata={"format": "pt"}
+    )
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     with pytest.raises(SpeechError, match=r"lacks 1 weights \(encoder\.layers\.2\.attention\.q_proj\.weight\).*would be random"):
         HubertQuantiser.load(tmp_path, folder / "centroids.npy", RECIPE)

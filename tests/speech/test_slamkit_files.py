@@ -11,7 +11,9 @@ from slm_interp.errors import SpeechError
 from slm_interp.speech.slamkit_files import SpeechSegment, TextSegment, UnitString, parse_unit_string, read_features, read_tokens
 from tests.speech import real
 
-written = st.lists(st.text("abcdefg'", min_size=1, max_size=6), min_size=1, max_size=4).map(lambda words: "".join(" " + one for one in words))
+written = st.lists(st.text("abcdefg'", min_size=1, max_size=6), min_size=1, max_size=4).map(
+    lambda words: "".join(" " + one for one in words)
+)
 spoken = st.lists(st.integers(0, 1999), max_size=6)
 
 
@@ -67,7 +69,10 @@ def test_strings_come_apart_and_together_to_the_letter(contents, opening_marker)
     assert parse_unit_string(str(string)) == string
 
 
-@given(st.text(st.sampled_from("<>Unspech/tx 0123456789")) | st.lists(st.sampled_from(["<speech>", "<text>", "<Un1>", "<Un01>", "<Un", " a", ">"])).map("".join))
+@given(
+    st.text(st.sampled_from("<>Unspech/tx 0123456789"))
+    | st.lists(st.sampled_from(["<speech>", "<text>", "<Un1>", "<Un01>", "<Un", " a", ">"])).map("".join)
+)
 def test_any_string_is_taken_apart_to_the_letter_or_refused(string):
     try:
         assert str(parse_unit_string(string)) == string
@@ -116,7 +121,13 @@ def test_a_damaged_line_of_features_is_named(tmp_path, record, said):
         read_features(lines(tmp_path, GOOD, record))
 
 
-@pytest.mark.parametrize(("record", "said"), [({"file_name": "b"}, "line 2: 'audio_repr' must be a string"), ({"file_name": "b", "audio_repr": "<Un3> a"}, "line 2: .*stands among")])
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"file_name": "b"}, "line 2: 'audio_repr' must be a string"),
+        ({"file_name": "b", "audio_repr": "<Un3> a"}, "line 2: .*stands among"),
+    ],
+)
 def test_a_damaged_line_of_tokens_is_named(tmp_path, record, said):
     with pytest.raises(SpeechError, match=said):
         read_tokens(lines(tmp_path, {"file_name": "a", "audio_repr": "<Un3>"}, record))

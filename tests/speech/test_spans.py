@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_the_rule_is_slamkits_own_floats_wherever_no_time_falls_on_an_edge(lengt
 @given(durations, st.lists(st.integers(0, 400), min_size=2, max_size=12, unique=True).map(sorted))
 def test_spans_are_ordered_disjoint_and_inside_their_seconds_to_within_one_unit(lengths, bounds):
     units, seconds = units_of(*lengths), [bound / 100 for bound in bounds]
-    words = [TimedWord(f"w{i}", start, end) for i, (start, end) in enumerate(zip(seconds, seconds[1:], strict=False)) if end <= units.seconds]
+    words = [TimedWord(f"w{i}", *times) for i, times in enumerate(pairwise(seconds)) if times[1] <= units.seconds]
     heard = heard_words(words, units)
     assert sorted([*heard.words, *heard.without_units], key=lambda word: word.start_s) == words
     assert heard_words(heard.words, units).without_units == ()
