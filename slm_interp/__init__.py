@@ -1,11 +1,11 @@
 """Mechanistic interpretability of interleaved speech-text language models, on TransformerLens.
 
-    import slm_interp as si
+import slm_interp as si
 
-    slm = si.load("tiny")
-    utterance = si.speech.utterance(slm, audio="clip.wav", transcript="the words spoken")
-    reading = si.LogitLens(slm).read(utterance)
-    reading.plot()
+slm = si.load("tiny")
+utterance = si.speech.utterance(slm, audio="clip.wav", transcript="the words spoken")
+reading = si.LogitLens(slm).read(utterance)
+reading.plot()
 """
 
 from slm_interp import organisms, speech

@@ -15,7 +15,9 @@ organism = typer.Typer(help="The small models this project trains itself.", no_a
 cli.add_typer(organism, name="organism")
 
 Checkpoint = Annotated[str, typer.Argument(help="A checkpoint folder, a packaged organism (tiny), or a hub id.")]
-Tokenizer = Annotated[str | None, typer.Option(help="Tokenizer of the text ids: a folder or a hub id. Interleaved slamkit checkpoints need it.")]
+Tokenizer = Annotated[
+    str | None, typer.Option(help="Tokenizer of the text ids: a folder or a hub id. Interleaved slamkit checkpoints need it.")
+]
 Units = Annotated[int | None, typer.Option(help="Units of the quantiser, where they are not the family's own number.")]
 
 
@@ -56,7 +58,9 @@ def lens(
     checkpoint: Checkpoint,
     wav: Annotated[Path, typer.Argument(help="A recording: WAV, FLAC, OGG.")],
     transcript: Annotated[str | None, typer.Option(help="The words spoken; they are aligned by force.")] = None,
-    alignment: Annotated[Path | None, typer.Option(help="Word times instead of a transcript: .TextGrid, .ctm, .json (slamkit or Whisper).")] = None,
+    alignment: Annotated[
+        Path | None, typer.Option(help="Word times instead of a transcript: .TextGrid, .ctm, .json (slamkit or Whisper).")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lens.html"),
     text_tokenizer: Tokenizer = None,
     quantiser: Annotated[Path | None, typer.Option(help="Folder of the quantiser, where the checkpoint carries none.")] = None,
@@ -66,7 +70,11 @@ def lens(
     """Read a recording with the logit lens and write one self-contained page."""
     from slm_interp.demo import lens_file
 
-    typer.echo(lens_file(checkpoint, wav, out, transcript, alignment, text_tokenizer=text_tokenizer, quantiser=quantiser, form=form, n_units=n_units))
+    typer.echo(
+        lens_file(
+            checkpoint, wav, out, transcript, alignment, text_tokenizer=text_tokenizer, quantiser=quantiser, form=form, n_units=n_units
+        )
+    )
 
 
 @organism.command("list")

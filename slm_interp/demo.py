@@ -42,7 +42,9 @@ def run(out: str | PathLike[str], organism: str = "tiny") -> str:
     ]
     page = Path(out) / "lens.html"
     lens_page(clips, title=f"What every layer of {organism} says").write(page)
-    found = "\n\n".join(f"{clip.title}: {' '.join(word.text for word in clip.utterance.words)}\n{summarise(clip.dataset)}" for clip in clips)
+    found = "\n\n".join(
+        f"{clip.title}: {' '.join(word.text for word in clip.utterance.words)}\n{summarise(clip.dataset)}" for clip in clips
+    )
     return f"{slm!r}\n\n{found}\n\nOpen {page}"
 
 
@@ -92,11 +94,7 @@ def lens_file(
     quantiser = speech.load_quantiser(folder) if folder is not None else None
     slm = load(checkpoint, options.get("text_tokenizer"), n_units=options.get("n_units"), quantiser=quantiser)
     words = speech.read_words(alignment) if alignment is not None else None
-    utterance = speech.utterance(
-        slm, audio=Path(wav), transcript=transcript, words=words, form=options.get("form"), name=Path(wav).name
-    )
+    utterance = speech.utterance(slm, audio=Path(wav), transcript=transcript, words=words, form=options.get("form"), name=Path(wav).name)
     clip = clip_of(slm, utterance, Path(wav).name, f"Read with {checkpoint}.")
     lens_page([clip], title=f"What every layer says of {Path(wav).name}").write(out)
     return f"{slm!r}\n\n{summarise(clip.dataset)}\n\nOpen {out}"
-
-

@@ -58,7 +58,7 @@ def _fill_buffers(model: HookedTransformer) -> None:
         attention = block.attn
         attention.mask = torch.empty((0, 0), dtype=torch.bool)
         attention.IGNORE = torch.tensor(-torch.inf)
-        if config.positional_embedding_type != "rotary":
+        if config.rotary_dim is None:
             continue
         if tables is None:
             tables = attention.calculate_sin_cos_rotary(

@@ -61,7 +61,7 @@ def clip(positions: int, name: str = "synthetic clip", rate: int = 8000) -> Utte
         tokens=torch.tensor([440, *(units + 400)]),
         edges=torch.tensor(edges, dtype=torch.float32),
         words=words,
-        labels=("<speech>", *(f"Un{unit}" for unit in units)),
+        labels=("<speech>", *(f"<Un{unit}>" for unit in units)),
         audio=Audio((sound / 2).clip(-1, 1).astype(np.float32), rate),
         quantiser="made-up",
         form="speech",
@@ -88,7 +88,7 @@ def label_of(identifier: int) -> str:
         return ""
     if identifier < 400:
         return TEXT[identifier % len(TEXT)]
-    return f"Un{identifier - 400}" if identifier < 440 else ("<speech>", "<text>")[identifier - 440]
+    return f"<Un{identifier - 400}>" if identifier < 440 else ("<speech>", "<text>")[identifier - 440]
 
 
 def dataset(utterance: Utterance, layers: int = 11, k: int = 5) -> xr.Dataset:
@@ -105,7 +105,7 @@ def dataset(utterance: Utterance, layers: int = 11, k: int = 5) -> xr.Dataset:
     edges = utterance.edges.numpy().astype(np.float64)
     kinds = ["marker", *["speech"] * (pos - 1)]
     targets = utterance.words[:12]
-    rank = generator.integers(0, 400, (layers, pos, len(targets)))
+    rank = generator.integers(0, 400, (layers, pos, len(targets))).astype(np.float32)
     names = ["0_pre", *(f"{layer}_post" for layer in range(layers - 1))]
     hooks = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(layers - 1))]
     top_ids = np.take_along_axis(ids.reshape(layers, pos, -1), order, -1)
@@ -119,7 +119,7 @@ def dataset(utterance: Utterance, layers: int = 11, k: int = 5) -> xr.Dataset:
             "top_log_prob_by_modality": (("layer", "pos", "modality", "k"), log_probs),
             "modality_log_mass": (("layer", "pos", "modality"), np.log(mass).astype(np.float32)),
             "entropy": (("layer", "pos"), generator.uniform(1, 5, (layers, pos)).astype(np.float32)),
-            "target_log_prob": (("layer", "pos", "target"), -0.1 * rank.astype(np.float32)),
+            "target_log_prob": (("layer", "pos", "target"), -0.1 * rank),
             "target_rank": (("layer", "pos", "target"), rank),
             "target_rank_in_modality": (("layer", "pos", "target"), rank),
         },

@@ -21,8 +21,8 @@ from slm_interp.errors import CheckpointError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-SAMPLED_BLOCKS, BLOCK_BYTES = 64, 4096
-WHOLE_BELOW_BYTES = 16 * 2**20
+SAMPLED_BLOCKS, BLOCK_BYTES = 8, 4096  # a block costs the disk a whole readahead, so there are few
+WHOLE_BELOW_BYTES = 2**20
 
 
 class Checkpoint:
@@ -133,7 +133,7 @@ class Checkpoint:
 
         Args:
             names: of floating-point tensors.
-            whole: read every byte; otherwise tensors above 16 MB are sampled.
+            whole: read every byte; otherwise tensors above 1 MB are sampled.
         """
         return [name for name in sorted(names) if not _is_finite(self.tensor(name), whole)]
 

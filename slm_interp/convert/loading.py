@@ -42,7 +42,7 @@ def load(
         quantiser: what makes the model's units, or the hash of its codebook, where the folder does not carry it.
         dtype: None keeps the files' own; another one is converted tensor by tensor, into memory.
         device: where to put the model.
-        allow_nan: load weights with NaN or infinite values. Tensors up to 16 MB are read whole for this
+        allow_nan: load weights with NaN or infinite values. Tensors up to 1 MB are read whole for this
             check, larger ones sampled; `verify` reads every byte.
 
     Raises:

@@ -121,7 +121,7 @@ def verify(
         text_tokenizer, n_units: as for `load`.
         dtype: both sides compute in it. float32 whatever the files hold; bfloat16 shows what rounding does.
         bound: see `BOUND`; nothing but float32 can meet the default.
-        length: positions in each sequence.
+        length: positions in each sequence; no more than the model reads.
 
     Returns:
         A report over sequences of each modality and of both mixed; `.check()` raises when it failed.
@@ -133,7 +133,7 @@ def verify(
     vocabulary = vocabulary_of(source, text_tokenizer, n_units, None)[0]
     refuse_non_finite(source, whole=True)
     rows = []
-    for name, tokens in tqdm(sequences(vocabulary, length).items(), desc="parity", leave=False):
+    for name, tokens in tqdm(sequences(vocabulary, min(length, source.fields["n_ctx"])).items(), desc="parity", leave=False):
         rows.append(compare(name, reference_outputs(source, tokens, dtype), converted_outputs(source, tokens, dtype)))
     return ParityReport(str(source.checkpoint.folder), source.family.NAME, source.architecture.name, str(dtype), bound, tuple(rows))
 
@@ -141,7 +141,7 @@ def verify(
 def sequences(vocabulary: JointVocabulary, length: int, seed: int = 0) -> dict[str, Int[Tensor, " pos"]]:
     """Random ids of each modality, and of all living ids mixed."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = {kind: vocabulary.mask(kind) for kind in vocabulary.kinds if kind in ("speech", "text")}
+    chosen: dict[str, Tensor] = {kind: vocabulary.mask(kind) for kind in vocabulary.kinds if kind in ("speech", "text")}
     chosen["mixed"] = ~vocabulary.mask("dead")
     pools = {name: mask.nonzero().flatten() for name, mask in chosen.items()}
     return {name: pool[torch.randint(len(pool), (length,), generator=generator)] for name, pool in pools.items()}

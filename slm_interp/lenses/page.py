@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from jaxtyping import Float
 
 from slm_interp.lenses.summary import summarise
 from slm_interp.page import Block, Figure, Page, Player, Section, Table, Text
@@ -60,8 +61,7 @@ def provenance_of(dataset: xr.Dataset) -> dict[str, Any]:
     attrs = dict(dataset.attrs)
     nested = {key: json.loads(str(attrs.pop(key, "{}"))) for key in ("provenance_json", "versions_json")}
     settings = {key: value for key, value in attrs.items() if key not in {"utterance", "seconds_total", "schema"}}
-    versions = ", ".join(f"{name} {version}" for name, version in nested["versions_json"].items())
-    return dict(nested["provenance_json"]) | settings | ({"versions": versions} if versions else {})
+    return dict(nested["provenance_json"]) | settings | nested["versions_json"]
 
 
 def _section(clip: Clip) -> Section:
@@ -101,17 +101,19 @@ def word_table(dataset: xr.Dataset) -> pd.DataFrame:
         if start < 0:
             continue
         ranks = dataset["target_rank_in_modality"].values[:, start:stop, target]
-        layer, pos = np.unravel_index(int(np.where(ranks < 0, ranks.max() + 1, ranks).argmin()), ranks.shape)
-        best = int(ranks[layer, pos])
-        row = {
-            "word": str(dataset["target_word"].values[target]),
-            "seconds": _seconds(dataset, start, stop),
-            "positions": f"{start}–{stop - 1}",
-        }
-        where = {"best rank": best + 1, "at layer": str(labels[layer]), "at position": start + int(pos)}
-        rows.append(row | (where if best >= 0 else {"best rank": "not ranked", "at layer": "", "at position": ""}))
+        word = str(dataset["target_word"].values[target])
+        row = {"word": word, "seconds": _seconds(dataset, start, stop), "positions": f"{start}–{stop - 1}"}
+        rows.append(row | _best(ranks, [str(label) for label in labels], start))
     return pd.DataFrame(rows)
 
 
 def _seconds(dataset: xr.Dataset, start: int, stop: int) -> str:
     return f"{float(dataset['start_s'].values[start]):.2f}–{float(dataset['end_s'].values[stop - 1]):.2f}"
+
+
+def _best(ranks: Float[np.ndarray, "layer pos"], labels: list[str], start: int) -> dict[str, Any]:
+    """The lowest rank from 1, ties halved as the reading has them, and where it is; missing ranks are NaN."""
+    if np.isnan(ranks).all():
+        return {"best rank": "not ranked", "at layer": "", "at position": ""}
+    layer, pos = np.unravel_index(int(np.nanargmin(ranks)), ranks.shape)
+    return {"best rank": f"{ranks[layer, pos] + 1:,.10g}", "at layer": labels[layer], "at position": start + int(pos)}

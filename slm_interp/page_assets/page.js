@@ -4,6 +4,7 @@
 (() => {
   const SHORTEST = 0.16; // seconds: shorter stretches are widened, since 40 ms cannot be heard as speech
   const ROOM = 34; // pixels: narrower columns cannot hold a token
+  const PRINTED = 690; // pixels: what a sheet of A4 holds beside its margins
   const CONFIG = {
     displaylogo: false, responsive: true, plotlyServerURL: "", doubleClick: "reset",
     modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"], toImageButtonOptions: { format: "svg" },
@@ -263,7 +264,8 @@
     dark.addEventListener("change", () => all.forEach((box) => Plotly.relayout(box, colours())));
     addEventListener("beforeprint", () => all.forEach((box) => {
       box.screenWidth = box.layout.width;
-      Plotly.relayout(box, { width: 960, "font.color": "#1f2933" });
+      Plotly.relayout(box, { width: PRINTED, "font.color": "#1f2933" });
+      box.classList.toggle("tight", box.slm.role === "grid" && PRINTED / box.slm.columns.length < ROOM);
     }));
     addEventListener("afterprint", () => all.forEach((box) => Plotly.relayout(box, { ...colours(), width: box.screenWidth, autosize: !box.screenWidth })));
     document.documentElement.dataset.ready = "yes";

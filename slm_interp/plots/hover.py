@@ -87,19 +87,17 @@ def hover(dataset: xr.Dataset) -> tuple[np.ndarray, str]:
 
 
 def _rank_lines(dataset: xr.Dataset, own: np.ndarray) -> list[list[str]]:
-    """One line a cell: how far down the list the heard word is, where there is one."""
+    """One line a cell: how far down the list the heard word is (1 is first), where there is one."""
     ranks = dataset["target_rank_in_modality"].values
     said = [f"heard word {visible(str(label))}: " for label in dataset["target_label"].values]
-    rows = []
-    for row in ranks:
-        best = [(target, int(row[pos, target])) if target >= 0 else None for pos, target in enumerate(own.tolist())]
-        rows.append(
-            [
-                markup(said[one[0]] + (f"rank {one[1] + 1:,} of its kind" if one[1] >= 0 else "not ranked here")) if one else ""
-                for one in best
-            ]
-        )
-    return rows
+    return [
+        [markup(said[target] + _rank(float(row[pos, target]))) if target >= 0 else "" for pos, target in enumerate(own.tolist())]
+        for row in ranks
+    ]
+
+
+def _rank(rank: float) -> str:
+    return f"rank {rank + 1:,.10g} of its kind" if rank >= 0 else "not ranked here"
 
 
 def cell_tokens(dataset: xr.Dataset, shown: str) -> Any:

@@ -17,7 +17,7 @@ from slm_interp.errors import ReadoutError
 from slm_interp.plots.hover import hover
 from slm_interp.plots.menus import cells, colour_menu, token_menu
 from slm_interp.plots.quantities import colour_bar, quantity
-from slm_interp.plots.theme import BOUNDARY, WORD_COLOUR, dressed, markup, visible
+from slm_interp.plots.theme import BOUNDARY, WORD_COLOUR, dressed, markup, unit, visible
 
 COLUMN_PX = 44  # room for a six-letter token at a size one can read
 WIDE_LIMIT = 160  # positions; beyond this the grid fits the page, and cell text appears when zoomed in
@@ -62,7 +62,7 @@ def lens_grid(dataset: xr.Dataset, colour: str = "text_mass", shown: str = "any"
     wide = n <= WIDE_LIMIT
     figure = _grid(dataset, np.arange(n), colour, shown, target, title, wide)
     _mark_words(figure, dataset, np.arange(n + 1) - 0.5, float(COLUMN_PX) if wide else FIT_PX / n)
-    labels = [visible(str(label)) for label in dataset["label"].values]
+    labels = [unit(visible(str(label))) for label in dataset["label"].values]
     every = 1 if wide else max(1, round(n / 32))
     places = list(range(0, n, every))
     figure.update_xaxes(

@@ -68,9 +68,9 @@ def modality_by_layer(dataset: xr.Dataset, kind: str = "speech", title: str | No
     _axes(figure, dataset, ceiling)
     count = int(chosen.sum())
     what = title if title is not None else f"Probability by modality, mean over {count} {kind} position{'s' if count > 1 else ''}"
-    dressed(figure, title=what, height=380, meta={"role": "curves", "null": null.tolist(), "head_px": 34})
-    legend = {"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0}
-    return figure.update_layout(margin={"l": 60, "r": 20, "t": 50, "b": 110}, legend=legend)
+    dressed(figure, title=what, height=402, meta={"role": "curves", "null": null.tolist(), "head_px": 34})
+    legend = {"orientation": "h", "y": -0.4, "yanchor": "top", "x": 0}
+    return figure.update_layout(margin={"l": 60, "r": 20, "t": 50, "b": 132}, legend=legend)
 
 
 def _curve(

@@ -52,12 +52,12 @@ def mass(dataset: xr.Dataset, modality: str) -> Grid:
 
 
 def target_log10_rank(dataset: xr.Dataset, target: int) -> Grid:
-    """log10 of (0-based rank + 1); NaN where the target was left out (rank below 0)."""
+    """log10 of (rank from 0, plus 1); NaN where the target was left out."""
     n_targets = dataset.sizes.get("target", 0)
     if not 0 <= target < n_targets:
         raise ReadoutError(f"This reading ranks {n_targets} targets; wanted number {target}. Read again with targets=... to rank more.")
     rank = dataset["target_rank"].values[:, :, target].astype(np.float64)
-    return np.where(rank < 0, np.nan, np.log10(np.maximum(rank, 0) + 1))
+    return np.log10(rank + 1)
 
 
 def _vocabulary(dataset: xr.Dataset) -> int:

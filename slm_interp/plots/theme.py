@@ -35,9 +35,15 @@ def markup(text: str) -> str:
     return escape(text, quote=False)
 
 
+def unit(token: str) -> str:
+    """A numbered unit without its brackets, `<Un12>` as `Un12`, where room is short; any other token as it is."""
+    found = re.fullmatch(r"[<\[]([A-Za-z_]+\d+)[>\]]", token)
+    return found.group(1) if found else token
+
+
 def cell(token: str, width: int) -> str:
     """A token for a grid cell: bare, at most `width` characters, angle brackets as `‹›` (an entity would count as four letters)."""
-    shown = visible(token).removeprefix("·") or visible(token)
+    shown = unit(visible(token).removeprefix("·") or visible(token))
     if len(shown) > width:
         shown = shown[: width - 1] + "…"
     return re.sub(r"&(?=#?\w+;)", "&amp;", shown.replace("<", "‹").replace(">", "›"))

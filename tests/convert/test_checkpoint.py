@@ -189,12 +189,12 @@ def test_weights_that_are_no_numbers_are_named_and_a_switch_goes_on(folder: Path
 
 
 def test_a_nan_in_the_middle_of_a_large_tensor_is_found_by_verify_and_may_be_missed_by_load(tmp_path: Path) -> None:
-    """`load` samples tensors above 16 MB, first and last block included; `verify` reads every byte."""
-    raw = {**RAW, "hidden_size": 256, "intermediate_size": 17_000, "num_hidden_layers": 1, "vocab_size": N_UNITS + 2}
+    """`load` samples tensors above 1 MB, first and last block included; `verify` reads every byte."""
+    raw = {**RAW, "hidden_size": 256, "intermediate_size": 2_000, "num_hidden_layers": 1, "vocab_size": N_UNITS + 2}
     name = "model.layers.0.mlp.up_proj.weight"
     weights = random_weights(raw, scale=0.02)
     assert weights[name].nbytes > WHOLE_BELOW_BYTES
-    weights[name].view(-1)[weights[name].numel() // 2 + 50_000] = torch.nan
+    weights[name].view(-1)[weights[name].numel() // 2 + 5_000] = torch.nan
     write_slamkit(tmp_path, raw, weights=weights)
     with pytest.raises(CheckpointError, match=re.escape(f"lm.{name}")):
         verify(tmp_path, n_units=N_UNITS)

@@ -56,7 +56,7 @@ def test_entropy_ends_at_that_of_a_uniform_guess_and_rank_is_a_logarithm_with_pl
 
 def test_a_target_that_was_left_out_leaves_a_hole_and_not_rank_one():
     reading = READING.copy(deep=True)
-    reading.target_rank[0, 3, 0] = -1
+    reading.target_rank[0, 3, 0] = np.nan
     heat = lens_grid(reading, colour="rank").data[0]
     assert np.isnan(np.array(heat.z, dtype=float)[0, 3])
 
@@ -110,6 +110,20 @@ def test_tokens_that_look_like_markup_are_printed_and_not_obeyed():
 def test_a_token_that_spells_an_entity_is_not_decoded():
     assert cell("&lt;", 6) == "&amp;lt;"
     assert cell(" R&D", 6) == "R&D"
+
+
+def test_a_unit_goes_without_its_brackets_where_room_is_short_and_a_marker_does_not():
+    assert [cell(token, 6) for token in ("<Un246>", "[Hu12]", "<speech>", "< 5>")] == ["Un246", "Hu12", "‹spee…", "‹ 5›"]
+
+
+def test_ranks_with_ties_are_shown_as_halves():
+    reading = READING.copy(deep=True)
+    start = int(reading.target_start[1])
+    reading.target_rank_in_modality[2, start, 1] = 1.5
+    reading.target_rank_in_modality[3, start, 1] = np.nan
+    fields = lens_grid(reading).data[0].customdata
+    assert fields[2][start][-1] == "heard word ·capital: rank 2.5 of its kind"
+    assert fields[3][start][-1] == "heard word ·capital: not ranked here"
 
 
 def test_white_space_in_tokens_can_be_seen():

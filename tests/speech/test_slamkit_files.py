@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -74,10 +75,8 @@ def test_strings_come_apart_and_together_to_the_letter(contents, opening_marker)
     | st.lists(st.sampled_from(["<speech>", "<text>", "<Un1>", "<Un01>", "<Un", " a", ">"])).map("".join)
 )
 def test_any_string_is_taken_apart_to_the_letter_or_refused(string):
-    try:
+    with suppress(SpeechError):
         assert str(parse_unit_string(string)) == string
-    except SpeechError:
-        pass
 
 
 @pytest.mark.parametrize(
