@@ -27,7 +27,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy slm_interp
 
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 notebooks: $(VENV)/.notebooks
 	$(BIN)/python notebooks/execute.py --check

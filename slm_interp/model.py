@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class SpeechTextModel:
         tokenizer: a Hugging Face tokenizer of the text ids; None for models without text.
         provenance: checkpoint, fingerprint, family, architecture, versions.
         quantiser: turns audio into this model's units, where the checkpoint carries one.
+        folder: where the weights lie; not part of the provenance, which must mean the same on every machine.
     """
 
     model: hooked.HookedTransformer
@@ -39,6 +41,7 @@ class SpeechTextModel:
     tokenizer: Any | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)
     quantiser: Any | None = None
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         self.vocabulary.check_embedding(self.model.cfg.d_vocab)

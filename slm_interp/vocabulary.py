@@ -28,7 +28,9 @@ class IdRange:
 
     Args:
         kind: `text`, `speech`, `marker` (switches modality or frames a sequence) or `dead` (no tokenizer emits it).
-        start, stop, step: as in `range`; a step above 1 declares interleaved codebooks.
+        start: as in `range`.
+        stop: as in `range`.
+        step: as in `range`; above 1 it declares interleaved codebooks.
         codebook: which quantiser the units belong to; speech only.
         template: how a token is spelled: `"<Un{}>"` for units, `"<speech>"` for a marker.
 

@@ -130,6 +130,16 @@ def test_targets_are_ranked_in_the_very_product_they_are_listed_from(k: int) -> 
     assert ((ours.target_rank - half <= place) & (place <= ours.target_rank + half)).all()
 
 
+@pytest.mark.parametrize("step", [1, 4096])
+def test_the_list_is_right_when_every_entry_stands_in_another_panel(step: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(0, 8 * step, (ROWS, 5000), generator=generator).float()
+    everything = {"text": torch.ones(5000, dtype=torch.bool)}
+    for k in (1, 3, 10):
+        ours = read_out(logits, Unembedding(torch.eye(5000)), everything, k)
+        assert torch.equal(ours.top_id, listed(logits, k))
+
+
 def test_a_row_of_equal_logits_has_the_chance_level_as_rank() -> None:
     _, unembedding = drawn()
     ours = read_out(torch.zeros(1, WIDTH), unembedding, GROUPS, 3, torch.tensor([3, 601, 689]))

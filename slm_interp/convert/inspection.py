@@ -49,7 +49,9 @@ def inspect(path: str | os.PathLike[str], text_tokenizer: Any | None = None, *, 
     """Say what a checkpoint is, reading only headers.
 
     Args:
-        path, text_tokenizer, n_units: as for `load`.
+        path: as for `load`.
+        text_tokenizer: as for `load`.
+        n_units: as for `load`.
 
     Raises:
         CheckpointError: a damaged folder. ConversionError: a checkpoint of no known family.

@@ -59,7 +59,7 @@ def load(
         hooked.attach_tokenizer(model, tokenizer)
     if torch.device(device).type != "cpu":
         model.to(device)
-    return SpeechTextModel(model, vocabulary, prompts, tokenizer, provenance(source), carried)
+    return SpeechTextModel(model, vocabulary, prompts, tokenizer, provenance(source), carried, source.checkpoint.folder)
 
 
 def hooked_model(source: Source, dtype: torch.dtype | None = None, *, streamed: bool = False) -> hooked.HookedTransformer:

@@ -118,7 +118,8 @@ def verify(
 
     Args:
         path: as for `load`.
-        text_tokenizer, n_units: as for `load`.
+        text_tokenizer: as for `load`.
+        n_units: as for `load`.
         dtype: both sides compute in it. float32 whatever the files hold; bfloat16 shows what rounding does.
         bound: see `BOUND`; nothing but float32 can meet the default.
         length: positions in each sequence; no more than the model reads.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from slm_interp.plots.theme import markup, visible
+from slm_interp.plots.theme import markup, unit, visible
 
 LEAN_ABOVE = 5000  # cells; larger grids carry fewer tokens a cell, so that the page stays small
 GAP = " | "
@@ -35,7 +35,7 @@ def _lists(labels: np.ndarray, log_probs: np.ndarray, log_mass: np.ndarray, deep
 
 
 def _line(mass: float, names: list[str], probabilities: list[float]) -> str:
-    best = [f"{visible(name)} {percent(probability)}" for name, probability in zip(names, probabilities, strict=True) if name != ""]
+    best = [f"{unit(visible(name))} {percent(probability)}" for name, probability in zip(names, probabilities, strict=True) if name != ""]
     return markup(f"{percent(mass)}: {GAP.join(best)}")
 
 

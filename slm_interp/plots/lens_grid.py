@@ -23,7 +23,7 @@ COLUMN_PX = 44  # room for a six-letter token at a size one can read
 WIDE_LIMIT = 160  # positions; beyond this the grid fits the page, and cell text appears when zoomed in
 FIT_PX = 700  # a page gives a fitted figure at least this much
 TITLE_PX, MENU_PX = 36, 36
-LEFT_PX, RIGHT_PX, FOOT_PX = 114, 24, 56
+LEFT_PX, RIGHT_PX, FOOT_PX = 130, 24, 56
 
 
 @dataclass(frozen=True)

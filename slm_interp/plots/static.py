@@ -27,7 +27,8 @@ def write_png(figure: go.Figure, path: str | os.PathLike[str], scale: float = 2.
         import kaleido  # noqa: F401
     except ImportError as error:
         raise missing_extra("kaleido", "notebooks") from error
-    picture = go.Figure(figure).update_layout(paper_bgcolor="#ffffff", plot_bgcolor="#ffffff", updatemenus=[])
+    picture = go.Figure(figure).update_layout(paper_bgcolor="#ffffff", plot_bgcolor="#ffffff")
+    picture.layout.updatemenus = ()
     with atomic_path(path) as temporary:
         try:
             picture.write_image(temporary, format="png", scale=scale)

@@ -77,4 +77,4 @@ def waveform(audio: Audio, words: Sequence[Word] = (), title: str = "") -> go.Fi
         height=120 + top + 44,
         meta={"role": "waveform", "axis": "seconds", "words": spans, "head_px": 26 if title else 0},
     )
-    return figure.update_layout(margin={"l": 114, "r": 24, "t": top, "b": 44}, dragmode=False, hovermode=False, showlegend=False)
+    return figure.update_layout(margin={"l": 130, "r": 24, "t": top, "b": 44}, dragmode=False, hovermode=False, showlegend=False)

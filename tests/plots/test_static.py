@@ -27,3 +27,18 @@ def test_without_a_browser_the_error_says_what_to_install_and_nothing_is_written
     with pytest.raises(RuntimeError, match="found none. Install one"):
         write_png(go.Figure(), tmp_path / "figure.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_has_no_menus_and_the_figure_keeps_its_own(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "kaleido", object())
+    menus = []
+
+    def drawn(figure, path, **_options):
+        menus.append(len(figure.layout.updatemenus))
+        path.write_bytes(b"picture")
+
+    monkeypatch.setattr(go.Figure, "write_image", drawn)
+    figure = go.Figure(layout={"updatemenus": [{"buttons": [{"label": "one", "method": "skip"}]}]})
+    assert write_png(figure, tmp_path / "figure.png").read_bytes() == b"picture"
+    assert menus == [0]
+    assert len(figure.layout.updatemenus) == 1
