@@ -43,11 +43,12 @@ def verify(
     text_tokenizer: Tokenizer = None,
     n_units: Units = None,
     length: Annotated[int, typer.Option(help="Positions in each test sequence.")] = 64,
+    bound: Annotated[float, typer.Option(help="Largest difference allowed, over the reference's standard deviation.")] = 1e-4,
 ) -> None:
     """Compare the converted model with its Hugging Face source, layer by layer. Exits with 1 when it fails."""
     from slm_interp.convert import verify as run
 
-    report = run(checkpoint, text_tokenizer, n_units=n_units, length=length)
+    report = run(checkpoint, text_tokenizer, n_units=n_units, length=length, bound=bound)
     typer.echo(report)
     if not report.passed:
         raise typer.Exit(1)
@@ -61,6 +62,7 @@ def lens(
     alignment: Annotated[
         Path | None, typer.Option(help="Word times instead of a transcript: .TextGrid, .ctm, .json (slamkit or Whisper).")
     ] = None,
+    tier: Annotated[str, typer.Option(help="Tier of a TextGrid that holds the words.")] = "words",
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lens.html"),
     text_tokenizer: Tokenizer = None,
     quantiser: Annotated[Path | None, typer.Option(help="Folder of the quantiser, where the checkpoint carries none.")] = None,
@@ -68,13 +70,14 @@ def lens(
     n_units: Units = None,
 ) -> None:
     """Read a recording with the logit lens and write one self-contained page."""
+    from slm_interp import speech
+    from slm_interp.convert import load
     from slm_interp.demo import lens_file
 
-    typer.echo(
-        lens_file(
-            checkpoint, wav, out, transcript, alignment, text_tokenizer=text_tokenizer, quantiser=quantiser, form=form, n_units=n_units
-        )
-    )
+    carried = speech.load_quantiser(quantiser) if quantiser is not None else None
+    slm = load(checkpoint, text_tokenizer, n_units=n_units, quantiser=carried)
+    words = speech.read_words(alignment, tier) if alignment is not None else None
+    typer.echo(lens_file(slm, wav, out, transcript, words, form))
 
 
 @organism.command("list")

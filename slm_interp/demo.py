@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from slm_interp import organisms, speech
 from slm_interp.convert import load
 from slm_interp.lenses import LogitLens
-from slm_interp.lenses.page import Clip, lens_page
-from slm_interp.lenses.summary import summarise
+from slm_interp.lenses.page import Clip, lens_page, summary
 from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Utterance
 
@@ -42,9 +41,7 @@ def run(out: str | PathLike[str], organism: str = "tiny") -> str:
     ]
     page = Path(out) / "lens.html"
     lens_page(clips, title=f"What every layer of {organism} says").write(page)
-    found = "\n\n".join(
-        f"{clip.title}: {' '.join(word.text for word in clip.utterance.words)}\n{summarise(clip.dataset)}" for clip in clips
-    )
+    found = "\n\n".join(f"{clip.title}: {' '.join(word.text for word in clip.utterance.words)}\n{summary(clip.dataset)}" for clip in clips)
     return f"{slm!r}\n\n{found}\n\nOpen {page}"
 
 
@@ -70,31 +67,28 @@ def clip_of(slm: SpeechTextModel, utterance: Utterance, title: str, note: str) -
 
 
 def lens_file(
-    checkpoint: str,
-    wav: str | PathLike[str],
+    slm: SpeechTextModel,
+    recording: str | PathLike[str],
     out: str | PathLike[str],
-    transcript: str | None,
-    alignment: str | PathLike[str] | None,
-    **options: Any,
+    transcript: str | None = None,
+    words: Sequence[speech.TimedWord] | None = None,
+    form: str | None = None,
 ) -> str:
     """Read a recording with the logit lens and write one self-contained page.
 
     Args:
-        checkpoint: as for `load`.
-        wav: the recording.
+        slm: the model.
+        recording: a sound file.
         out: the page.
-        transcript: the words spoken, aligned by force.
-        alignment: word times from a file instead.
-        options: `text_tokenizer`, `n_units` as for `load`; `form`, a prompt form; `quantiser`, a folder.
+        transcript: the words spoken, aligned by force. Or
+        words: with their seconds.
+        form: a prompt form; None is that of the training sequences.
 
     Returns:
         What was found, in plain words, and the file to open.
     """
-    folder = options.get("quantiser")
-    quantiser = speech.load_quantiser(folder) if folder is not None else None
-    slm = load(checkpoint, options.get("text_tokenizer"), n_units=options.get("n_units"), quantiser=quantiser)
-    words = speech.read_words(alignment) if alignment is not None else None
-    utterance = speech.utterance(slm, audio=Path(wav), transcript=transcript, words=words, form=options.get("form"), name=Path(wav).name)
-    clip = clip_of(slm, utterance, Path(wav).name, f"Read with {checkpoint}.")
-    lens_page([clip], title=f"What every layer says of {Path(wav).name}").write(out)
-    return f"{slm!r}\n\n{summarise(clip.dataset)}\n\nOpen {out}"
+    name = Path(recording).name
+    utterance = speech.utterance(slm, audio=Path(recording), transcript=transcript, words=words, form=form, name=name)
+    clip = clip_of(slm, utterance, name, f"Read with {slm.provenance['checkpoint']}.")
+    lens_page([clip], title=f"What every layer says of {name}").write(out)
+    return f"{slm!r}\n\n{summary(clip.dataset)}\n\nOpen {out}"

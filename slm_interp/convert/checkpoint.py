@@ -63,7 +63,9 @@ class Checkpoint:
         if (self.folder / SINGLE).exists():
             return [SINGLE]
         others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.safetensors") for path in self.folder.glob(pattern))
-        found = f"It has {others}: save the model again with save_pretrained(..., safe_serialization=True)." if others else "It has no weights."
+        found = (
+            f"It has {others}: save the model again with save_pretrained(..., safe_serialization=True)." if others else "It has no weights."
+        )
         raise CheckpointError(f"Wanted {SINGLE} or {INDEX} in {str(self.folder)!r}. {found}")
 
     def _locate(self) -> dict[str, str]:
@@ -87,7 +89,9 @@ class Checkpoint:
         """Stored dtype of a tensor."""
         stored = self._stored(name)
         if stored not in DTYPES:
-            raise CheckpointError(f"Tensor {name!r} is stored as {stored}; floating point was wanted ({', '.join(DTYPES)}). Quantised weights cannot be read.")
+            raise CheckpointError(
+                f"Tensor {name!r} is stored as {stored}; floating point was wanted ({', '.join(DTYPES)}). Quantised weights cannot be read."
+            )
         return DTYPES[stored]
 
     def _stored(self, name: str) -> str:

@@ -120,7 +120,9 @@ def unread(key: str, value: Any) -> str:
 
 def hugging_face_config(raw: Mapping[str, Any]) -> PretrainedConfig:
     """The config as `transformers` understands it, made without touching the hub."""
-    values = {key: value for key, value in raw.items() if key not in ("model_type", "torch_dtype", "dtype", "auto_map", "transformers_version")}
+    values = {
+        key: value for key, value in raw.items() if key not in ("model_type", "torch_dtype", "dtype", "auto_map", "transformers_version")
+    }
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
         raise ConversionError(f"The config needs a 'model_type'; got {model_type!r}.")

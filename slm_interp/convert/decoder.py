@@ -12,7 +12,14 @@ from slm_interp.convert.config import ConfigReader, unread
 from slm_interp.convert.rules import Copy, Drop, Rule, Zero
 from slm_interp.errors import ConversionError
 
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_pytorch_tanh"}
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "relu": "relu",
+    "gelu_new": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_pytorch_tanh",
+}
 
 # rope_type -> {our field: key of rope_parameters}. Each key listed is read; any other is refused.
 ROTARY: dict[str, dict[str, str]] = {
@@ -124,7 +131,9 @@ def gated_decoder_rules(config: ConfigReader, *, qkv_bias: bool = False, out_bia
     for name, (weight, bias) in projections.items():
         rules.append(Copy(f"{source}self_attn.{name}.weight", f"{target}attn.{weight}", "(head d_head) d_model -> head d_model d_head"))
         rules.append(
-            Copy(f"{source}self_attn.{name}.bias", f"{target}attn.{bias}", "(head d_head) -> head d_head") if qkv_bias else Zero(f"{target}attn.{bias}")
+            Copy(f"{source}self_attn.{name}.bias", f"{target}attn.{bias}", "(head d_head) -> head d_head")
+            if qkv_bias
+            else Zero(f"{target}attn.{bias}")
         )
     rules.append(Copy(f"{source}self_attn.o_proj.bias", f"{target}attn.b_O") if out_bias else Zero(f"{target}attn.b_O"))
     if qk_norm:

@@ -13,7 +13,20 @@ from slm_interp.convert.source import Source, accept, identify, vocabulary_of
 from slm_interp.errors import ConversionError
 from slm_interp.vocabulary import JointVocabulary
 
-SIZES = ("n_layers", "d_model", "n_heads", "n_key_value_heads", "d_head", "d_mlp", "d_vocab", "n_ctx", "act_fn", "eps", "rotary_base", "rotary_dim")
+SIZES = (
+    "n_layers",
+    "d_model",
+    "n_heads",
+    "n_key_value_heads",
+    "d_head",
+    "d_mlp",
+    "d_vocab",
+    "n_ctx",
+    "act_fn",
+    "eps",
+    "rotary_base",
+    "rotary_dim",
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,13 @@ def inspect(path: str | os.PathLike[str], text_tokenizer: Any | None = None, *, 
     try:
         source = accept(checkpoint, family, raw, prefix)
     except ConversionError as error:
-        facts = {"folder": checkpoint.folder, "family": family.NAME, "architecture": raw.get("model_type"), **_storage(checkpoint), "licence": family.LICENCE}
+        facts = {
+            "folder": checkpoint.folder,
+            "family": family.NAME,
+            "architecture": raw.get("model_type"),
+            **_storage(checkpoint),
+            "licence": family.LICENCE,
+        }
         return Inspection(facts, None, (f"cannot be loaded: {error}",))
     notes = [*_rule_notes(source), *_expression_notes(source)]
     facts = _facts(source)
@@ -104,7 +123,9 @@ def _rule_notes(source: Source) -> list[str]:
 
 def _expression_notes(source: Source) -> list[str]:
     """What TransformerLens does in its own way."""
-    notes = ["softmax of attention: HookedTransformer computes it in the model's dtype, transformers in float32; below float32 they differ by rounding"]
+    notes = [
+        "softmax of attention: HookedTransformer computes it in the model's dtype, transformers in float32; below float32 they differ by rounding"
+    ]
     if source.fields.get("positional_embedding_type") == "rotary":
         notes.append("rotary tables are computed from the config, not read")
     if source.fields.get("parallel_attn_mlp"):

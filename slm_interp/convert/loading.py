@@ -109,7 +109,9 @@ def refuse_non_finite(source: Source, whole: bool) -> None:
     """Refuse weights that are NaN or infinite: the attention would hide them behind finite logits."""
     bad = source.checkpoint.non_finite(source.needed, whole)
     if bad:
-        raise CheckpointError(f"{len(bad)} tensors hold NaN or infinite values: {', '.join(bad[:5])}. To load them all the same, pass allow_nan=True.")
+        raise CheckpointError(
+            f"{len(bad)} tensors hold NaN or infinite values: {', '.join(bad[:5])}. To load them all the same, pass allow_nan=True."
+        )
 
 
 def provenance(source: Source) -> Mapping[str, str]:

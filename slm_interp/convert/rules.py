@@ -121,7 +121,9 @@ def convert(
             if target in state:
                 raise ConversionError(f"Two rules fill the parameter {target!r}.")
             if tuple(tensor.shape) != _wanted(parameters, target):
-                raise ConversionError(f"{target!r} has shape {_wanted(parameters, target)}; the checkpoint gives {tuple(tensor.shape)} from {_source(rule)!r}.")
+                raise ConversionError(
+                    f"{target!r} has shape {_wanted(parameters, target)}; the checkpoint gives {tuple(tensor.shape)} from {_source(rule)!r}."
+                )
             state[target] = tensor
     for name in sources:
         if name not in used:
@@ -175,7 +177,9 @@ def view(tensor: Tensor, pattern: str, axes: Mapping[str, int], name: str) -> Te
     try:
         out = rearrange(tensor, pattern, **{axis: size for axis, size in axes.items() if axis in named})
     except EinopsError as error:
-        raise ConversionError(f"{name!r} {tuple(tensor.shape)} does not fit the pattern {pattern!r}: {str(error).splitlines()[-1]}") from error
+        raise ConversionError(
+            f"{name!r} {tuple(tensor.shape)} does not fit the pattern {pattern!r}: {str(error).splitlines()[-1]}"
+        ) from error
     if out.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr():
         raise ConversionError(f"The pattern {pattern!r} copies {name!r}; rules only permute, split or cut.")
     return out

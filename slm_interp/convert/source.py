@@ -59,7 +59,10 @@ class Source:
     @cached_property
     def names(self) -> dict[str, str]:
         """Names in the files, by name without the prefix and aliases. What lacks the prefix keeps a name that no rule fits."""
-        bare = {name: name[len(self.prefix) :] if name.startswith(self.prefix) else f"(no {self.prefix!r}) {name}" for name in self.checkpoint.shapes}
+        bare = {
+            name: name[len(self.prefix) :] if name.startswith(self.prefix) else f"(no {self.prefix!r}) {name}"
+            for name in self.checkpoint.shapes
+        }
         return {self.architecture.aliases.get(short, short): name for name, short in bare.items()}
 
     @cached_property
@@ -138,7 +141,9 @@ def locate(path: str | os.PathLike[str]) -> Path:
     if str(path) in packaged:
         return packaged[str(path)]
     if not HUB_ID.fullmatch(str(path)):
-        raise CheckpointError(f"{str(path)!r} is no folder, no packaged organism ({', '.join(sorted(packaged)) or 'none'}) and no hub id (owner/name).")
+        raise CheckpointError(
+            f"{str(path)!r} is no folder, no packaged organism ({', '.join(sorted(packaged)) or 'none'}) and no hub id (owner/name)."
+        )
     from huggingface_hub import snapshot_download
 
     try:

@@ -152,15 +152,26 @@ def _list(
     The panels are ordered in the same way by their maxima. A logit in a panel after the first k has the k maxima
     before it, so it is not listed.
     """
-    best = panels.sort(dim=-1, descending=True, stable=True).indices[:, :k].sort(-1).values
+    best = _first(panels, k).sort(-1).values
     within = torch.arange(PANEL, device=values.device)
     columns = (best[:, :, None] * PANEL + within).flatten(1)
-    top = values.gather(1, columns).to(panels.dtype).sort(dim=-1, descending=True, stable=True)
-    columns = columns.gather(1, top.indices[:, :k])
+    candidates = values.gather(1, columns).to(panels.dtype)
+    places = _first(candidates, k)
+    top, columns = candidates.gather(1, places), columns.gather(1, places)
     ids = torch.where(columns < len(group.ids), group.ids[columns.clamp(max=len(group.ids) - 1)], -1)
-    ids[top.values[:, :k] == torch.finfo(values.dtype).min] = -1
+    ids[top == torch.finfo(values.dtype).min] = -1
     missing = max(0, k - columns.shape[1])
-    return torch.nn.functional.pad(top.values[:, :k], (0, missing)), torch.nn.functional.pad(ids, (0, missing), value=-1)
+    return torch.nn.functional.pad(top, (0, missing)), torch.nn.functional.pad(ids, (0, missing), value=-1)
+
+
+def _first(values: Float[Tensor, "row column"], k: int) -> Int[Tensor, "row first"]:
+    """Places of the k greatest values in order, earlier places first among equals."""
+    k = min(k, values.shape[1])
+    if values.dtype != torch.float32:
+        return values.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    bits = (values + 0.0).view(torch.int32).long()  # adding zero makes minus zero zero
+    ordered = bits ^ ((bits >> 63) & 0x7FFFFFFF)  # whole numbers in the order of the floats; with its place each is unique
+    return ((ordered << 32) - torch.arange(values.shape[1], device=values.device)).topk(k, dim=-1).indices
 
 
 def _joint(values: Float[Tensor, "row modality k"], ids: Int[Tensor, "row modality k"], k: int) -> tuple[Tensor, Tensor]:

@@ -286,7 +286,11 @@ def measure(folder: Path, ways: list[str]) -> dict[str, Any]:
             "layers": config["num_hidden_layers"],
             "dtype": "bfloat16",
         },
-        "machine": {"cores": os.cpu_count(), "load_average_at_start": round(os.getloadavg()[0], 1), "memory_gb": round(status_gb("/proc/meminfo", "MemTotal")["MemTotal"], 1)},
+        "machine": {
+            "cores": os.cpu_count(),
+            "load_average_at_start": round(os.getloadavg()[0], 1),
+            "memory_gb": round(status_gb("/proc/meminfo", "MemTotal")["MemTotal"], 1),
+        },
         "versions": {name: version(name) for name in ("torch", "transformers", "transformer-lens", "safetensors")},
         "ways": WAYS,
         "results": {},

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from slm_interp.convert import inspect, load, verify
-from slm_interp.convert.checkpoint import WHOLE_BELOW_BYTES, Checkpoint, sampled_blocks
+from slm_interp.convert import load, verify
+from slm_interp.convert.checkpoint import WHOLE_BELOW_BYTES, sampled_blocks
 from slm_interp.errors import CheckpointError, ConversionError, SlmInterpError
-from tests.replicas import N_UNITS, VARIANTS, random_weights, text_tokenizer, write_slamkit
+from tests.replicas import N_UNITS, VARIANTS, random_weights, write_slamkit
 
 RAW = VARIANTS["llama"]
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -56,7 +54,9 @@ def test_a_truncated_shard_is_refused(folder: Path, keep: int) -> None:
     refused(folder, r"^'model\.safetensors' is truncated or no safetensors file \(.*\)\. Fetch it again\.$")
 
 
-@pytest.mark.parametrize("junk", [b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", b"\x80\x02}q\x00.", struct.pack("<Q", 2**60) + b"{}"])
+@pytest.mark.parametrize(
+    "junk", [b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", b"\x80\x02}q\x00.", struct.pack("<Q", 2**60) + b"{}"]
+)
 def test_bytes_that_are_no_safetensors_file_are_refused(folder: Path, junk: bytes) -> None:
     (folder / SINGLE).write_bytes(junk)
     refused(folder, "is truncated or no safetensors file")
@@ -84,7 +84,10 @@ def test_a_tensor_in_two_shards_is_refused(sharded: Path) -> None:
     first, second = (sharded / f"model-0000{i}-of-00003.safetensors" for i in (1, 2))
     name = next(iter(load_file(first)))
     save_file({**load_file(second), name: load_file(first)[name]}, second)
-    refused(sharded, f"^Tensor {re.escape(repr(name))} is in two shards, 'model-00001-of-00003.safetensors' and 'model-00002-of-00003.safetensors'")
+    refused(
+        sharded,
+        f"^Tensor {re.escape(repr(name))} is in two shards, 'model-00001-of-00003.safetensors' and 'model-00002-of-00003.safetensors'",
+    )
 
 
 def test_an_index_with_a_tensor_that_no_shard_has_is_refused(sharded: Path) -> None:
@@ -150,7 +153,15 @@ def test_a_checkpoint_of_no_known_family_is_refused(folder: Path, config: dict) 
 
 @pytest.mark.parametrize(
     "change",
-    [{"base_config": None}, {"base_config": []}, {"vocab_size": None}, {"vocab_size": "22"}, {"base_config": {}}, {"base_config": {"model_type": 3}}, {"vocab_size": True}],
+    [
+        {"base_config": None},
+        {"base_config": []},
+        {"vocab_size": None},
+        {"vocab_size": "22"},
+        {"base_config": {}},
+        {"base_config": {"model_type": 3}},
+        {"vocab_size": True},
+    ],
 )
 def test_a_wrapper_without_base_or_size_is_refused(folder: Path, change: dict) -> None:
     config = json.loads((folder / "config.json").read_text())
@@ -182,7 +193,10 @@ def test_weights_that_are_no_numbers_are_named_and_a_switch_goes_on(folder: Path
     state = load_file(folder / SINGLE)
     state["lm.model.layers.1.self_attn.q_proj.weight"][3, 4] = value
     save_file(state, folder / SINGLE)
-    refused(folder, r"^1 tensors hold NaN or infinite values: lm\.model\.layers\.1\.self_attn\.q_proj\.weight\. To load them all the same, pass allow_nan=True\.$")
+    refused(
+        folder,
+        r"^1 tensors hold NaN or infinite values: lm\.model\.layers\.1\.self_attn\.q_proj\.weight\. To load them all the same, pass allow_nan=True\.$",
+    )
     with pytest.raises(CheckpointError, match="q_proj"):
         verify(folder, n_units=N_UNITS)
     assert not torch.isfinite(load(folder, n_units=N_UNITS, allow_nan=True).model.blocks[1].attn.W_Q).all()
@@ -251,136 +265,3 @@ def test_a_missing_embedding_is_named(folder: Path) -> None:
     del state[EMBEDDING]
     save_file(state, folder / SINGLE)
     refused(folder, f"^The checkpoint has no embedding '{EMBEDDING}'\\.$")
-
-
-# -- tokenizer and units ----------------------------------------------------------------------------------
-
-
-def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
-    write_slamkit(tmp_path, RAW, vocab_size=11 + N_UNITS + 2)
-    refused(
-        tmp_path,
-        r"^The embedding has 33 rows; this tokenizer's 4 ids, 20 units and 2 markers make 26\. Is it another model's tokenizer, or another number of units",
-        ConversionError,
-        text_tokenizer=text_tokenizer(["a", "b", "c"]),
-    )
-
-
-def test_an_interleaved_checkpoint_without_its_tokenizer_says_what_to_pass(tmp_path: Path) -> None:
-    write_slamkit(tmp_path, RAW, vocab_size=11 + N_UNITS + 2)
-    refused(tmp_path, r"The embedding has 33 rows; a speech-only vocabulary of 20 units has 22\. If the checkpoint is interleaved, pass text_tokenizer=", ConversionError)
-
-
-@pytest.mark.parametrize("n_units", [19, 21, 500, None])
-def test_another_number_of_units_is_refused(folder: Path, n_units: int | None) -> None:
-    refused(folder, "The embedding has 22 rows; a speech-only vocabulary of", ConversionError, n_units=n_units)
-
-
-def test_a_tokenizer_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "nothing").mkdir()
-    write_slamkit(tmp_path / "model", RAW, vocab_size=11 + N_UNITS + 2)
-    refused(tmp_path / "model", "^No tokenizer could be loaded from ", ConversionError, text_tokenizer=str(tmp_path / "nothing"))
-
-
-# -- names ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["no-such-folder", "a/b/c", "./missing", "/missing", "../missing", "owner/name/", "", "owner/na me"])
-def test_a_name_that_is_neither_folder_nor_organism_nor_hub_id_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError):
-        load(name if name else "''")
-
-
-def test_a_hub_id_that_cannot_be_had_says_so_without_a_network() -> None:
-    refused("nobody-at-all/no-such-model", r"^'nobody-at-all/no-such-model' is no local folder, and the hub did not give it: ")
-
-
-def test_a_file_is_no_folder(folder: Path) -> None:
-    refused(folder / SINGLE, "is no folder, no packaged organism")
-    with pytest.raises(CheckpointError, match="^Wanted a checkpoint folder; "):
-        Checkpoint(folder / SINGLE)
-
-
-def test_a_hub_id_is_fetched_by_name_and_only_the_files_that_are_read(sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, list[str]]] = []
-
-    def snapshot_download(name: str, *, allow_patterns: list[str], **options: object) -> str:
-        asked.append((name, allow_patterns))
-        return str(sharded)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert load("slprl/some-model", n_units=N_UNITS).model.cfg.n_layers == RAW["num_hidden_layers"]
-    ((name, patterns),) = asked
-    assert name == "slprl/some-model"
-    assert "*.safetensors" in patterns and not any(pattern.endswith((".bin", ".py", ".pt", "*")) for pattern in patterns)
-
-
-# -- nothing but our errors -------------------------------------------------------------------------------
-
-
-HARSH = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 40) | st.floats() | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-def only_our_errors(folder: Path) -> None:
-    """Whatever is in the folder, `inspect` and `load` end well or with an error of this package."""
-    for function in (inspect, load):
-        try:
-            function(folder, n_units=N_UNITS)
-        except SlmInterpError as error:
-            assert str(error)
-
-
-@HARSH
-@given(data=st.binary(max_size=200), file=st.sampled_from(["config.json", SINGLE]))
-def test_garbage_bytes_end_in_an_error_of_ours(folder: Path, data: bytes, file: str) -> None:
-    kept = (folder / file).read_bytes()
-    try:
-        (folder / file).write_bytes(data)
-        only_our_errors(folder)
-    finally:
-        (folder / file).write_bytes(kept)
-
-
-@HARSH
-@given(value=st.binary(max_size=100) | JSON | st.dictionaries(st.just("weight_map"), st.dictionaries(st.text(max_size=8), JSON, max_size=3)))
-def test_garbage_indexes_end_in_an_error_of_ours(folder: Path, value: object) -> None:
-    (folder / INDEX).write_bytes(value if isinstance(value, bytes) else json.dumps(value).encode())
-    try:
-        only_our_errors(folder)
-    finally:
-        (folder / INDEX).unlink()
-
-
-@HARSH
-@given(position=st.integers(0, 3_000), byte=st.integers(0, 255))
-def test_one_wrong_byte_in_a_shard_ends_in_an_error_of_ours_or_loads(folder: Path, position: int, byte: int) -> None:
-    kept = (folder / SINGLE).read_bytes()
-    damaged = bytearray(kept)
-    damaged[position] = byte
-    try:
-        (folder / SINGLE).write_bytes(bytes(damaged))
-        only_our_errors(folder)
-    finally:
-        (folder / SINGLE).write_bytes(kept)
-
-
-@HARSH
-@given(
-    key=st.sampled_from([*RAW, "vocab_size", "head_dim", "hidden_act", "attention_bias", "mlp_bias", "something_new"]),
-    value=JSON,
-)
-def test_any_value_of_any_config_key_ends_in_an_error_of_ours_or_loads(folder: Path, key: str, value: object) -> None:
-    kept = (folder / "config.json").read_text()
-    config = json.loads(kept)
-    config["base_config"][key] = value
-    try:
-        (folder / "config.json").write_text(json.dumps(config))
-        only_our_errors(folder)
-    finally:
-        (folder / "config.json").write_text(kept)

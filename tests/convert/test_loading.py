@@ -114,7 +114,10 @@ def test_a_dtype_asked_for_is_given_and_computes_as_if_stored_so(stored: torch.d
 def test_shards_make_no_difference(variant: str, tmp_path: Path) -> None:
     tokens = random_tokens(16, N_UNITS + 2)
     logits = [
-        hooked_transformer(load(write_slamkit(tmp_path / str(shards), VARIANTS[variant], shards=shards), n_units=N_UNITS).model, tokens).logits for shards in (1, 2, 5)
+        hooked_transformer(
+            load(write_slamkit(tmp_path / str(shards), VARIANTS[variant], shards=shards), n_units=N_UNITS).model, tokens
+        ).logits
+        for shards in (1, 2, 5)
     ]
     assert torch.equal(logits[0], logits[1]) and torch.equal(logits[0], logits[2])
 
@@ -222,7 +225,9 @@ def test_an_interleaved_prompt_is_marked_or_bare_as_slamkit_lays_it_out(tmp_path
     assert slm.prompt([speech, text]).tokens.tolist() == [ROWS - 2, *units, ROWS - 1, 2, 3]
     assert slm.prompt([text, speech]).tokens.tolist() == [ROWS - 1, 2, 3, ROWS - 2, *units]
     assert slm.prompt([text, text]).tokens.tolist() == [ROWS - 1, 2, 3, 2, 3], "no marker between neighbours of one modality"
-    assert slm.prompt([speech], then="speech").tokens.tolist() == [ROWS - 2, *units, ROWS - 2], "build_prompt appends the marker even after its own modality"
+    assert slm.prompt([speech], then="speech").tokens.tolist() == [ROWS - 2, *units, ROWS - 2], (
+        "build_prompt appends the marker even after its own modality"
+    )
     string = "<speech><Un3><Un11><Un7><text> the capital"
     assert slm.prompt([speech, text]).tokens.tolist() == slm.tokenizer(string)["input_ids"]
 
@@ -284,7 +289,11 @@ def test_the_config_of_the_model_says_what_the_checkpoint_says(tmp_path: Path) -
     slm = load(write_slamkit(tmp_path, VARIANTS["llama-llama3-rope"]), n_units=N_UNITS)
     cfg, raw = slm.model.cfg, VARIANTS["llama-llama3-rope"]
     assert (cfg.d_model, cfg.n_layers, cfg.n_heads, cfg.n_key_value_heads, cfg.d_mlp) == (24, 3, 4, 2, 40)
-    assert (cfg.rotary_base, cfg.NTK_by_parts_factor, cfg.NTK_original_ctx_len) == (500_000.0, 32.0, raw["rope_parameters"]["original_max_position_embeddings"])
+    assert (cfg.rotary_base, cfg.NTK_by_parts_factor, cfg.NTK_original_ctx_len) == (
+        500_000.0,
+        32.0,
+        raw["rope_parameters"]["original_max_position_embeddings"],
+    )
     assert cfg.n_ctx == 4096 and cfg.default_prepend_bos is False
     assert slm.provenance["family"] == "slamkit" and slm.provenance["architecture"] == "llama"
     assert re.fullmatch(r"[0-9a-f]{16}", slm.provenance["fingerprint"])

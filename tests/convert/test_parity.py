@@ -33,12 +33,18 @@ TIED = [name for name, raw in VARIANTS.items() if raw.get("tie_word_embeddings")
 
 # The GPT-NeoX scalings share the rotated part of a head with the unrotated one, which the others do not have.
 MORE = {
-    "gpt_neox-linear-rope": {**VARIANTS["gpt_neox"], "rope_parameters": {**ROPE, "partial_rotary_factor": 0.5, "rope_type": "linear", "factor": 3.0}},
+    "gpt_neox-linear-rope": {
+        **VARIANTS["gpt_neox"],
+        "rope_parameters": {**ROPE, "partial_rotary_factor": 0.5, "rope_type": "linear", "factor": 3.0},
+    },
     "gpt_neox-llama3-rope": {**VARIANTS["gpt_neox"], "rope_parameters": {**LLAMA3, "partial_rotary_factor": 0.5}},
     "qwen2-llama3-rope": {**VARIANTS["qwen2"], "rope_parameters": LLAMA3},
     "qwen3-one-key-head": {"model_type": "qwen3", **GATED, "num_key_value_heads": 1, "head_dim": 4},
     "mistral-mha": {"model_type": "mistral", **GATED, "num_key_value_heads": 4, "head_dim": 6, "sliding_window": 5},
-    **{f"llama-{act}": {"model_type": "llama", **GATED, "hidden_act": act} for act in ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh", "swish")},
+    **{
+        f"llama-{act}": {"model_type": "llama", **GATED, "hidden_act": act}
+        for act in ("gelu", "relu", "gelu_new", "gelu_pytorch_tanh", "swish")
+    },
     "opt-gelu": {**VARIANTS["opt"], "activation_function": "gelu"},
     "gpt_neox-gelu_new": {**VARIANTS["gpt_neox"], "hidden_act": "gelu_new"},
 }
@@ -66,10 +72,16 @@ def test_activations_as_small_as_epsilon_equal_hugging_face_more_closely(name: s
     assert worst(ours, theirs) < SMALL_BOUND
 
 
-@pytest.mark.parametrize("name", ["llama", "llama-llama3-rope", "llama-linear-rope", "qwen2-windows", "qwen3", "mistral-window", "gpt_neox", "opt"])
+@pytest.mark.parametrize(
+    "name", ["llama", "llama-llama3-rope", "llama-linear-rope", "qwen2-windows", "qwen3", "mistral-window", "gpt_neox", "opt"]
+)
 def test_positions_past_2048_equal_hugging_face(name: str, tmp_path: Path) -> None:
     """2,048 is where TransformerLens's rotary cache ends by default and where it caps contexts by model name."""
-    raw = {**VARIANTS[name], "num_hidden_layers": 2 if "windows" in name else 1, "max_position_embeddings": 4096 if name != "opt" else 2_200}
+    raw = {
+        **VARIANTS[name],
+        "num_hidden_layers": 2 if "windows" in name else 1,
+        "max_position_embeddings": 4096 if name != "opt" else 2_200,
+    }
     ours, theirs = both(tmp_path, raw, random_tokens(2_100, D_VOCAB), scale=0.15)
     assert worst(ours, theirs) < LATE_BOUND
 
@@ -125,5 +137,9 @@ def process(model: HookedTransformer, processing: str) -> None:
     fold, center = processing != "center_unembed", processing != "fold_ln"
     layer_norm = model.cfg.normalization_type == "LN"
     model.load_and_process_state_dict(
-        model.state_dict(), fold_ln=fold, center_unembed=center, center_writing_weights=fold and center and layer_norm, fold_value_biases=fold and center
+        model.state_dict(),
+        fold_ln=fold,
+        center_unembed=center,
+        center_writing_weights=fold and center and layer_norm,
+        fold_value_biases=fold and center,
     )

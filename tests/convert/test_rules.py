@@ -54,7 +54,13 @@ def test_a_fused_matrix_splits_within_each_head() -> None:
     source = torch.arange(12.0 * 5).reshape(12, 5)  # 2 heads of (query, key, value) of size 2
     rule = Split("qkv", ("Q", "K", "V"), "(head part d_head) d_model -> part head d_model d_head")
     made = run([rule], {"qkv": source}, dict.fromkeys("QKV", (2, 5, 2)))
-    assert all(made[name][h, m, i] == source[h * 6 + part * 2 + i, m] for part, name in enumerate("QKV") for h in range(2) for m in range(5) for i in range(2))
+    assert all(
+        made[name][h, m, i] == source[h * 6 + part * 2 + i, m]
+        for part, name in enumerate("QKV")
+        for h in range(2)
+        for m in range(5)
+        for i in range(2)
+    )
 
 
 def test_rows_are_skipped_from_the_front() -> None:
@@ -87,7 +93,9 @@ def test_a_source_tensor_without_a_rule_names_the_closest() -> None:
 
 
 def test_a_missing_source_tensor_names_the_closest() -> None:
-    refused("The checkpoint lacks 'norm.weight'. Closest: 'norm.gamma'.", [Copy("norm.weight", "w")], {"norm.gamma": torch.ones(2)}, {"w": (2,)})
+    refused(
+        "The checkpoint lacks 'norm.weight'. Closest: 'norm.gamma'.", [Copy("norm.weight", "w")], {"norm.gamma": torch.ones(2)}, {"w": (2,)}
+    )
 
 
 def test_an_empty_checkpoint_says_that_nothing_is_like_it() -> None:
@@ -104,7 +112,12 @@ def test_a_parameter_left_unfilled_is_named() -> None:
 
 
 def test_a_rule_for_a_parameter_the_model_lacks_is_refused() -> None:
-    refused("A rule fills 'ln1.b', which the model does not have. Closest: 'ln1.w'.", [Copy("a", "ln1.b")], {"a": torch.ones(2)}, {"ln1.w": (2,)})
+    refused(
+        "A rule fills 'ln1.b', which the model does not have. Closest: 'ln1.w'.",
+        [Copy("a", "ln1.b")],
+        {"a": torch.ones(2)},
+        {"ln1.w": (2,)},
+    )
 
 
 def test_a_parameter_filled_twice_is_refused() -> None:
@@ -137,14 +150,19 @@ def test_a_pattern_that_would_copy_is_refused() -> None:
 
 def test_dropped_tensors_may_be_there_or_not() -> None:
     rules: list[Rule] = [Copy("a", "a"), Drop("mask", "recomputed")]
-    assert set(run(rules, {"a": torch.ones(2), "mask": torch.ones(9)}, {"a": (2,)})) == set(run(rules, {"a": torch.ones(2)}, {"a": (2,)})) == {"a"}
+    assert (
+        set(run(rules, {"a": torch.ones(2), "mask": torch.ones(9)}, {"a": (2,)}))
+        == set(run(rules, {"a": torch.ones(2)}, {"a": (2,)}))
+        == {"a"}
+    )
 
 
 def test_a_dropped_tensor_that_should_repeat_another_and_does_not_is_refused() -> None:
     rules: list[Rule] = [Copy("embed", "W"), Drop("head", "tied", same_as="embed")]
     assert set(run(rules, {"embed": torch.ones(2), "head": torch.ones(2)}, {"W": (2,)})) == {"W"}
     refused(
-        "'head' should repeat 'embed' and does not (tied). Repair config.json (tie_word_embeddings) or the weights: programs disagree on which of the two to use.",
+        "'head' should repeat 'embed' and does not (tied). Repair config.json (tie_word_embeddings) or the weights: "
+        "programs disagree on which of the two to use.",
         rules,
         {"embed": torch.ones(2), "head": torch.zeros(2)},
         {"W": (2,)},

@@ -73,6 +73,7 @@ def swapped(one: str, other: str) -> Callable[[Rule], Rule]:
 def test_a_wrong_weight_map_fails(edit: Callable[[Rule], Rule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_slamkit(tmp_path, VARIANTS["llama"])
     if edit.__qualname__.startswith("swapped") and edit(Copy("model.norm.weight", "ln_final.w")).source != "model.norm.weight":
+
         def edit(rule: Rule) -> Rule:  # a norm of ones, as if it had been forgotten
             return rule
 
@@ -144,7 +145,9 @@ def test_a_fault_in_one_layer_is_placed_there(tmp_path: Path, monkeypatch: pytes
 def test_a_wrong_rotary_table_of_transformer_lens_would_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of each head turned, as for architectures with partial rotation."""
     kept = decoder.rotary_fields
-    monkeypatch.setattr(decoder, "rotary_fields", lambda config, d_head, **options: {**kept(config, d_head, **options), "rotary_dim": d_head // 2 // 2 * 2})
+    monkeypatch.setattr(
+        decoder, "rotary_fields", lambda config, d_head, **options: {**kept(config, d_head, **options), "rotary_dim": d_head // 2 // 2 * 2}
+    )
     failed(write_slamkit(tmp_path, {**VARIANTS["llama"], "head_dim": 8}))
 
 
@@ -164,7 +167,16 @@ def row(logits: float = 1e-6, layers: tuple[float, ...] = (1e-6, 2e-6)) -> Parit
     return Parity("speech", 8, logits, layers, 1e-9, 1.0)
 
 
-@pytest.mark.parametrize(("bad", "passed"), [(row(), True), (row(1e-3), False), (row(1e-6, (1e-6, 1e-3)), False), (row(float("nan")), False), (row(1e-6, (float("nan"), 1e-6)), False)])
+@pytest.mark.parametrize(
+    ("bad", "passed"),
+    [
+        (row(), True),
+        (row(1e-3), False),
+        (row(1e-6, (1e-6, 1e-3)), False),
+        (row(float("nan")), False),
+        (row(1e-6, (float("nan"), 1e-6)), False),
+    ],
+)
 def test_a_report_passes_only_if_every_difference_is_a_number_within_the_bound(bad: Parity, passed: bool) -> None:
     assert ParityReport("folder", "slamkit", "llama", "torch.float32", 1e-4, (row(), bad)).passed is passed
 
@@ -181,14 +193,24 @@ def test_a_report_says_in_its_first_line_whether_it_passed_and_then_one_line_a_s
 def test_verify_speaks_of_every_modality_there_is(tmp_path: Path) -> None:
     write_slamkit(tmp_path, VARIANTS["qwen2"], vocab_size=len(WORDS) + 1 + N_UNITS + 2)
     report = verify(tmp_path, text_tokenizer(), n_units=N_UNITS, length=16)
-    assert [one["sequence"] for one in report.table()] == ["text", "speech", "mixed"] or {one.sequence for one in report.rows} == {"speech", "text", "mixed"}
+    assert [one["sequence"] for one in report.table()] == ["text", "speech", "mixed"] or {one.sequence for one in report.rows} == {
+        "speech",
+        "text",
+        "mixed",
+    }
     assert report.passed and all(one.positions == 16 for one in report.rows)
 
 
 def test_sequences_hold_only_ids_of_their_modality() -> None:
-    vocabulary = JointVocabulary((IdRange("text", 0, 5), IdRange("speech", 5, 9, codebook=0), IdRange("marker", 9, 10, template="<s>"), IdRange("dead", 10, 12)), 12)
+    vocabulary = JointVocabulary(
+        (IdRange("text", 0, 5), IdRange("speech", 5, 9, codebook=0), IdRange("marker", 9, 10, template="<s>"), IdRange("dead", 10, 12)), 12
+    )
     found = sequences(vocabulary, 200)
-    assert set(found["text"].tolist()) == set(range(5)) and set(found["speech"].tolist()) == set(range(5, 9)) and set(found["mixed"].tolist()) == set(range(10))
+    assert (
+        set(found["text"].tolist()) == set(range(5))
+        and set(found["speech"].tolist()) == set(range(5, 9))
+        and set(found["mixed"].tolist()) == set(range(10))
+    )
 
 
 def test_sequences_longer_than_the_model_reads_are_cut_to_what_it_reads(tmp_path: Path) -> None:
@@ -204,7 +226,10 @@ def test_bfloat16_is_measured_when_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
 def test_half_precision_files_are_compared_in_float32(stored: torch.dtype, tmp_path: Path) -> None:
-    assert verify(write_slamkit(tmp_path, VARIANTS["qwen3"], dtype=stored, shards=2), n_units=N_UNITS, length=16).check().dtype == "torch.float32"
+    assert (
+        verify(write_slamkit(tmp_path, VARIANTS["qwen3"], dtype=stored, shards=2), n_units=N_UNITS, length=16).check().dtype
+        == "torch.float32"
+    )
 
 
 def test_differences_are_measured_in_standard_deviations_of_the_reference() -> None:

@@ -1,7 +1,8 @@
 """One file an architecture, named by its Hugging Face `model_type`; the file name is the registry.
 
 Each file has the same three things: `LAYERS`, the path to the list of layers in the Hugging Face model;
-`fields(config)`, the `HookedTransformerConfig` it becomes; `rules(config)`, where every tensor goes. `ALIASES`, where there is one, gives the names older files use.
+`fields(config)`, the `HookedTransformerConfig` it becomes; `rules(config)`, where every tensor goes.
+`ALIASES`, where there is one, gives the names older files use.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def architecture(model_type: str) -> Architecture:
         ConversionError: none of that name; the message lists those there are.
     """
     if model_type not in names():
-        raise ConversionError(f"Architecture {model_type!r} is not supported; {', '.join(names())} are. To add one, see docs/adding-a-family.md.")
+        raise ConversionError(
+            f"Architecture {model_type!r} is not supported; {', '.join(names())} are. To add one, see docs/adding-a-family.md."
+        )
     module = importlib.import_module(f"{__name__}.{model_type}")
     return Architecture(model_type, module.LAYERS, module.fields, module.rules, getattr(module, "ALIASES", {}))

@@ -50,7 +50,10 @@ def rules(config: ConfigReader) -> tuple[Rule, ...]:
             Copy(f"{source}self_attn.{name}.weight", f"{target}attn.W_{letter}", "(head d_head) d_model -> head d_model d_head")
             for name, letter in attention.items()
         ),
-        *(Copy(f"{source}self_attn.{name}.bias", f"{target}attn.b_{letter}", "(head d_head) -> head d_head") for name, letter in attention.items()),
+        *(
+            Copy(f"{source}self_attn.{name}.bias", f"{target}attn.b_{letter}", "(head d_head) -> head d_head")
+            for name, letter in attention.items()
+        ),
         Copy(f"{source}self_attn.out_proj.weight", f"{target}attn.W_O", "d_model (head d_head) -> head d_head d_model"),
         Copy(f"{source}self_attn.out_proj.bias", f"{target}attn.b_O"),
         Copy(f"{source}self_attn_layer_norm.weight", f"{target}ln1.w"),

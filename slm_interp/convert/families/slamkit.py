@@ -29,7 +29,9 @@ PREFIX = "lm."
 N_UNITS = 500  # mHuBERT 25 Hz, layer 11, 500 k-means centroids
 UNIT, PAD, S, SPEECH, TEXT = "<Un{}>", "<PAD>", "<S>", "<speech>", "<text>"
 
-WRAPPER_KEYS = frozenset({"base_model_name", "base_config", "vocab_size", "twist_init", "tie_word_embeddings", "max_position_embeddings", "is_composition"})
+WRAPPER_KEYS = frozenset(
+    {"base_model_name", "base_config", "vocab_size", "twist_init", "tie_word_embeddings", "max_position_embeddings", "is_composition"}
+)
 
 
 def recognises(config: Mapping[str, Any]) -> bool:
@@ -51,7 +53,9 @@ def unwrap(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
             raise ConversionError(unread(key, value))
     for key in ("tie_word_embeddings", "max_position_embeddings"):
         if key in config and key in base and config[key] != base[key]:
-            raise ConversionError(f"The wrapper says {key} = {config[key]!r}, its base_config {base[key]!r}. slamkit copies one from the other; repair config.json.")
+            raise ConversionError(
+                f"The wrapper says {key} = {config[key]!r}, its base_config {base[key]!r}. slamkit copies one from the other; repair config.json."
+            )
     return {**base, "vocab_size": config["vocab_size"]}, PREFIX
 
 
@@ -75,7 +79,8 @@ def _speech_only(rows: int, n_units: int, quantiser: str | None) -> tuple[JointV
     if rows != n_units + 2:
         raise ConversionError(
             f"The embedding has {rows} rows; a speech-only vocabulary of {n_units} units has {n_units + 2}. "
-            "If the checkpoint is interleaved, pass text_tokenizer= (the base model's tokenizer, a folder or hub id); if it has another number of units, pass n_units=."
+            "If the checkpoint is interleaved, pass text_tokenizer= (the base model's tokenizer, a folder or hub id); "
+            "if it has another number of units, pass n_units=."
         )
     ranges = (
         IdRange("marker", 0, 1, template=PAD),
@@ -109,7 +114,9 @@ def _interleaved(rows: int, text_tokenizer: Any, n_units: int, quantiser: str | 
     joint.check_tokenizer(text_tokenizer)
     bos = opening_ids(text_tokenizer)
     forms = (
-        PromptForm("marked", opening=bos, marked=True, note="training sequences and lists of segments: <speech> or <text> before every change"),
+        PromptForm(
+            "marked", opening=bos, marked=True, note="training sequences and lists of segments: <speech> or <text> before every change"
+        ),
         PromptForm("bare", opening=bos, note="slamkit's wav path: units without a marker"),
     )
     return joint, PromptFormat(forms, {"speech": rows - 2, "text": rows - 1}), text_tokenizer

@@ -1,0 +1,114 @@
+"""The command line as a user meets it: what it prints, what it leaves, how it exits."""
+
+import json
+import re
+
+import pytest
+
+from slm_interp import organisms
+from slm_interp.__main__ import app
+from tests.replicas import N_UNITS, VARIANTS, write_slamkit
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        app(list(arguments))
+    said = capsys.readouterr()
+    return int(stopped.value.code or 0), said.out, said.err
+
+
+@pytest.fixture(scope="module")
+def replica(tmp_path_factory):
+    return write_slamkit(tmp_path_factory.mktemp("replica"), VARIANTS["qwen2"])
+
+
+def test_inspect_says_what_a_checkpoint_is(capsys, replica):
+    code, out, _ = run(capsys, "inspect", str(replica), "--n-units", str(N_UNITS))
+    assert code == 0
+    for said in ("slamkit", "qwen2", "<Un{}>", "opened (slamkit's build_prompt", "zero by definition"):
+        assert said in out
+
+
+def test_verify_prints_the_report_and_exits_with_0_when_it_passes(capsys, replica):
+    code, out, _ = run(capsys, "verify", str(replica), "--n-units", str(N_UNITS))
+    assert code == 0
+    assert out.startswith("PASSED")
+
+
+def test_verify_exits_with_1_when_a_difference_exceeds_the_bound(capsys, replica):
+    code, out, _ = run(capsys, "verify", str(replica), "--n-units", str(N_UNITS), "--bound", "1e-12")
+    assert code == 1
+    assert out.startswith("FAILED")
+
+
+def test_what_is_refused_is_one_line_and_exit_code_2(capsys, tmp_path):
+    code, out, err = run(capsys, "inspect", str(tmp_path / "nothing"))
+    assert code == 2
+    assert out == ""
+    assert re.fullmatch(r"slm-interp: .*is no folder, no packaged organism \(tiny\) and no hub id \(owner/name\)\.\n", err)
+
+
+def test_a_damaged_checkpoint_is_refused_by_every_command_that_reads_one(capsys, tmp_path, replica):
+    for item in replica.iterdir():
+        (tmp_path / item.name).write_bytes(item.read_bytes()[:-100] if item.suffix == ".safetensors" else item.read_bytes())
+    for command in (["inspect"], ["verify"]):
+        code, _, err = run(capsys, *command, str(tmp_path), "--n-units", str(N_UNITS))
+        assert code == 2
+        assert "is truncated or no safetensors file" in err
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    """A held-out sentence as a WAV file, its text, and its word times as slamkit JSON."""
+    folder = tmp_path_factory.mktemp("spoken")
+    sample = organisms.samples("tiny")[0]
+    (folder / "clip.wav").write_bytes(sample.audio().wav_bytes())
+    words = [[f" {word.text}", word.start_s, word.end_s] for word in sample.words]
+    (folder / "clip.json").write_text(json.dumps({"file_name": "clip.wav", "text": f" {sample.text}", "aligned_text": words}))
+    return folder, sample
+
+
+def test_lens_turns_a_recording_and_its_transcript_into_a_page(capsys, spoken, tmp_path):
+    folder, sample = spoken
+    page = tmp_path / "page.html"
+    code, out, _ = run(capsys, "lens", "tiny", str(folder / "clip.wav"), "--transcript", sample.text, "--out", str(page))
+    assert code == 0
+    assert "likeliest tokens somewhere in its span" in out
+    assert all(word.text in page.read_text() for word in sample.words)
+
+
+def test_lens_takes_word_times_from_a_file(capsys, spoken, tmp_path):
+    folder, _ = spoken
+    page = tmp_path / "page.html"
+    code, _, _ = run(capsys, "lens", "tiny", str(folder / "clip.wav"), "--alignment", str(folder / "clip.json"), "--out", str(page))
+    assert code == 0
+    assert page.stat().st_size > 1_000_000
+
+
+def test_lens_refuses_another_transcript_and_leaves_no_page(capsys, spoken, tmp_path):
+    folder, _ = spoken
+    page = tmp_path / "page.html"
+    wrong = "nothing of what is written here was ever said in this recording at all"
+    code, _, err = run(capsys, "lens", "tiny", str(folder / "clip.wav"), "--transcript", wrong, "--out", str(page))
+    assert code == 2
+    assert err.startswith("slm-interp: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_recipes_are_listed_and_an_unknown_one_is_refused(capsys, tmp_path):
+    code, out, _ = run(capsys, "organism", "list")
+    assert code == 0
+    assert out.startswith("tiny: 10 layers, d_model 160, 24,000 spoken sentences")
+    code, _, err = run(capsys, "organism", "train", "huge", "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "No recipe 'huge'; there are: tiny." in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_demo_says_what_it_found_and_which_page_to_open(capsys, tmp_path):
+    code, out, _ = run(capsys, "demo", "--out", str(tmp_path))
+    assert code == 0
+    assert "Synthesised speech, held out" in out
+    assert "Recorded speech, out of domain: chapter one mrs rachel lynde is surprised" in out
+    assert out.rstrip().endswith(f"Open {tmp_path / 'lens.html'}")
+    assert [item.name for item in tmp_path.iterdir()] == ["lens.html"]
