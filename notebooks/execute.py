@@ -51,9 +51,11 @@ def demand(notebook: nbformat.NotebookNode, name: str) -> None:
 
 
 def portable(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The same notebook without execution times and with only the kernel's name."""
+    """The same notebook without execution times, progress bars and warnings, and with only the kernel's name."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     notebook.metadata = nbformat.from_dict({"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
     return notebook
 
