@@ -18,12 +18,12 @@ from slm_interp.errors import ConversionError
 HARMLESS = {
     key: reason
     for reason, keys in {
-        "names the file": "architectures model_type _name_or_path transformers_version _commit_hash tokenizer_class name_or_path auto_map",
+        "names the file": "architectures model_type _name_or_path transformers_version _commit_hash tokenizer_class name_or_path",
         "training only": "initializer_range init_std attention_dropout dropout hidden_dropout classifier_dropout activation_dropout layerdrop "
         "resid_pdrop embd_pdrop gradient_checkpointing pretraining_tp",
         "how to run, not what to compute": "use_cache torchscript return_dict output_attentions output_hidden_states attn_implementation "
         "_attn_implementation _attn_implementation_autoset attn_implementation_internal chunk_size_feed_forward use_bfloat16 tf_legacy_loss torch_dtype dtype "
-        "trust_remote_code use_safetensors",
+        "use_safetensors",
         "ids of special tokens: the prompt format's business": "bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id",
         "classification heads": "id2label label2id problem_type finetuning_task num_labels task_specific_params",
         "sampling": "temperature top_k top_p typical_p do_sample num_beams num_beam_groups diversity_penalty max_length min_length early_stopping "
@@ -43,6 +43,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False, None),
     "is_encoder_decoder": (False, None),
     "quantization_config": (None,),
+    "auto_map": (None, {}),  # code of the checkpoint's own would compute something else
+    "trust_remote_code": (None, False),
 }
 
 
@@ -61,7 +63,6 @@ class ConfigReader:
         self.hf = hugging_face_config(raw)
         self._values = self.hf.to_dict()
         self._read: set[str] = set()
-        self._neutral = dict(NEUTRAL)
 
     @property
     def keys_read(self) -> frozenset[str]:
@@ -105,9 +106,13 @@ class ConfigReader:
             ConversionError: names the first unread key and its value.
         """
         for key, value in self.raw.items():
-            if key in self._read or key in HARMLESS or (key in NEUTRAL and value in NEUTRAL[key]):
-                continue
-            raise ConversionError(unread(key, value))
+            if key not in self._read and not changes_nothing(key, value):
+                raise ConversionError(unread(key, value))
+
+
+def changes_nothing(key: str, value: Any) -> bool:
+    """Whether a key is known to leave the numbers alone, at this value."""
+    return key in HARMLESS or (key in NEUTRAL and value in NEUTRAL[key])
 
 
 def unread(key: str, value: Any) -> str:

@@ -136,7 +136,9 @@ def verify(
     rows = []
     for name, tokens in tqdm(sequences(vocabulary, min(length, source.fields["n_ctx"])).items(), desc="parity", leave=False):
         rows.append(compare(name, reference_outputs(source, tokens, dtype), converted_outputs(source, tokens, dtype)))
-    return ParityReport(source.checkpoint.folder.resolve().name, source.family.NAME, source.architecture.name, str(dtype), bound, tuple(rows))
+    return ParityReport(
+        source.checkpoint.folder.resolve().name, source.family.NAME, source.architecture.name, str(dtype), bound, tuple(rows)
+    )
 
 
 def sequences(vocabulary: JointVocabulary, length: int, seed: int = 0) -> dict[str, Int[Tensor, " pos"]]:

@@ -154,3 +154,14 @@ def test_numbers_come_out_of_the_reader_as_they_went_in() -> None:
     reader = ConfigReader({"model_type": "llama", **GATED, "vocab_size": D_VOCAB})
     assert reader["rms_norm_eps"] == 1e-6
     assert reader["rope_parameters"]["rope_theta"] == 10_000.0
+
+
+@pytest.mark.parametrize(("key", "value"), [("auto_map", {"AutoModelForCausalLM": "modeling_x.X"}), ("trust_remote_code", True)])
+def test_a_checkpoint_that_brings_its_own_code_is_refused(tmp_path, key, value):
+    folder = write_slamkit(tmp_path, VARIANTS["llama"])
+    config = json.loads((folder / "config.json").read_text())
+    for place in (config, config["base_config"]):
+        changed = {**place, key: value}
+        (folder / "config.json").write_text(json.dumps(changed if place is config else {**config, "base_config": changed}))
+        with pytest.raises(ConversionError, match=f"^Config key '{key}' = .* is not read and may change the numbers"):
+            load(folder, n_units=N_UNITS)

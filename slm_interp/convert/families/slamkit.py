@@ -18,7 +18,7 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from slm_interp.convert.config import HARMLESS, unread
+from slm_interp.convert.config import changes_nothing, unread
 from slm_interp.errors import ConversionError
 from slm_interp.prompt import PromptForm, PromptFormat
 from slm_interp.vocabulary import IdRange, JointVocabulary
@@ -49,7 +49,7 @@ def unwrap(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if not isinstance(base, Mapping) or not isinstance(config.get("vocab_size"), int):
         raise ConversionError("A UnitLM config needs a 'base_config' object and an integer 'vocab_size'.")
     for key, value in config.items():
-        if key not in WRAPPER_KEYS and key not in HARMLESS:
+        if key not in WRAPPER_KEYS and not changes_nothing(key, value):
             raise ConversionError(unread(key, value))
     for key in ("tie_word_embeddings", "max_position_embeddings"):
         if key in config and key in base and config[key] != base[key]:
