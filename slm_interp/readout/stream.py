@@ -95,7 +95,7 @@ def read_out(
     k: int = 10,
     targets: Int[Tensor, "row target"] | Int[Tensor, " target"] | None = None,
     exclude: Int[Tensor, " row"] | None = None,
-    max_rows: int = 128,
+    max_rows: int = 256,
     memory: int = 256 * 2**20,
 ) -> Readout:
     """Top-k, modality mass, entropy and targets' ranks of residual vectors that are ready for `W_U`.
@@ -106,7 +106,7 @@ def read_out(
         k: ids to list, jointly and for each modality.
         targets: ids to rank, the same for all rows or by row.
         exclude: one id a row that is left out of that row's softmax, lists and ranks.
-        max_rows: rows in one product; 128 was the quickest blocking measured.
+        max_rows: rows in one product; 256 was the quickest blocking measured that fits the default memory.
         memory: bytes to take beyond the arguments and the result.
 
     Raises:
