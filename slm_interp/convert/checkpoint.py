@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SAMPLED_BLOCKS, BLOCK_BYTES = 8, 4096  # a block costs the disk a whole readahead, so there are few
 WHOLE_BELOW_BYTES = 2**20
+READERS = 16  # threads that wait for the disk side by side: a cold load is nothing but such waits
 
 
 class Checkpoint:
@@ -139,7 +141,11 @@ class Checkpoint:
             names: of floating-point tensors.
             whole: read every byte; otherwise tensors above 1 MB are sampled.
         """
-        return [name for name in sorted(names) if not _is_finite(self.tensor(name), whole)]
+        names = sorted(names)
+        tensors = [self.tensor(name) for name in names]
+        with ThreadPoolExecutor(READERS) as pool:
+            finite = pool.map(lambda tensor: _is_finite(tensor, whole), tensors)
+            return [name for name, good in zip(names, finite, strict=True) if not good]
 
 
 def _is_finite(tensor: Tensor, whole: bool) -> bool:

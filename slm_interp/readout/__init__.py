@@ -2,7 +2,7 @@
 
 `[layer, pos, d_vocab]` never exists. The algorithm, for a block of rows (residual vectors):
 
-1. One product of the block with the columns of `W_U` that are read, group by group (a group is a modality), into
+1. Products of the block with the columns of `W_U` that are read, group by group (a group is a modality), into
    one reused buffer. `W_U` stays the view it is; ids that are in no group cost nothing.
 2. A few rows at a time, while they sit in the cache and group by group: the maximum of every 128 columns; the
    log-sum-exp; the sum of `p * logit`; how many logits are above, and how many equal to, each target's.

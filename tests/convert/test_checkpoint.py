@@ -73,7 +73,7 @@ def test_a_missing_shard_is_named(sharded: Path) -> None:
     refused(sharded, r"^Shard 'model-00002-of-00003\.safetensors' is missing from ")
 
 
-@pytest.mark.parametrize("place", ["../outside.safetensors", "/tmp/outside.safetensors", "sub/shard.safetensors", "..", ".", ""])
+@pytest.mark.parametrize("place", ["../outside.safetensors", "/outside.safetensors", "sub/shard.safetensors", "..", ".", ""])
 def test_an_index_that_points_out_of_its_folder_is_refused(sharded: Path, place: str) -> None:
     save_file({"a": torch.ones(1)}, sharded.parent / "outside.safetensors")
     edit_index(sharded, lambda weight_map: weight_map.update({EMBEDDING: place}))
