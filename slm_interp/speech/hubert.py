@@ -10,8 +10,8 @@ slamkit extracts in batches, padded with zeros and without a mask, so that the n
 convolution sees the padding. A sound alone in its batch has the units given here; in a batch of unequal
 sounds slamkit's own units can differ a little.
 
-Centroids are read from `.npy` or safetensors. The published ones are a pickle, which is never opened here. Convert it once,
-where you trust it: `numpy.save("centroids.npy", joblib.load("km500.bin").cluster_centers_)`.
+Centroids are read from `.npy` or safetensors. The published ones are a pickle, which is never opened here: open it once where you
+trust it, with the library that wrote it (joblib), and `numpy.save("centroids.npy", kmeans.cluster_centers_)`.
 """
 
 from __future__ import annotations
@@ -162,8 +162,8 @@ def read_centroids(path: str | os.PathLike[str]) -> Float[np.ndarray, "unit d_mo
             array = next(iter(tensors.values()))
         else:
             raise SpeechError(
-                f"Centroids are read from .npy or .safetensors; got {path}. A pickle is not opened: convert it once with "
-                'numpy.save("centroids.npy", joblib.load(path).cluster_centers_).'
+                f"Centroids are read from .npy or .safetensors; got {path}. A pickle is not opened here: open it where you trust it "
+                'and numpy.save("centroids.npy", kmeans.cluster_centers_).'
             )
     except (ValueError, OSError, EOFError, SafetensorError) as error:
         if isinstance(error, SpeechError):

@@ -121,7 +121,7 @@ def test_centroids_are_read_from_npy_and_safetensors_and_never_from_a_pickle(tmp
     with pytest.raises(SpeechError, match="cannot be read as an array: Object arrays cannot be loaded"):
         read_centroids(tmp_path / "pickled.npy")
     (tmp_path / "km500.bin").write_bytes(b"\x80\x04.")
-    with pytest.raises(SpeechError, match=r"A pickle is not opened: convert it once"):
+    with pytest.raises(SpeechError, match=r"A pickle is not opened here: open it where you trust it"):
         read_centroids(tmp_path / "km500.bin")
     for name in ("c.npy", "c.safetensors"):
         whole = (tmp_path / name).read_bytes()
