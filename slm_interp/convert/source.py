@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -159,9 +160,12 @@ def packaged_organisms() -> list[Path]:
 
 
 def text_tokenizer_of(folder: Path, given: Any | None) -> Any | None:
-    """The text tokenizer: the one given (an object, a folder, a hub id), else the folder's own, else None."""
+    """The text tokenizer: the one given (an object, a folder, a hub id), else the folder's own, else None.
+
+    A given object is copied: families add their units to it, and it stays its owner's.
+    """
     if given is not None and not isinstance(given, str | os.PathLike):
-        return given
+        return deepcopy(given)
     own = any((folder / name).exists() for name in TOKENIZER_FILES)
     if given is None and not own:
         return None

@@ -15,26 +15,12 @@ from safetensors.torch import load_file, save_file
 from slm_interp.convert import load, verify
 from slm_interp.convert.checkpoint import WHOLE_BELOW_BYTES, sampled_blocks
 from slm_interp.errors import CheckpointError, ConversionError, SlmInterpError
+from tests.convert.refusal import refused
 from tests.replicas import N_UNITS, VARIANTS, random_weights, write_slamkit
 
 RAW = VARIANTS["llama"]
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 EMBEDDING = "lm.model.embed_tokens.weight"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_slamkit(tmp_path / "single", RAW)
-
-
-@pytest.fixture
-def sharded(tmp_path: Path) -> Path:
-    return write_slamkit(tmp_path / "sharded", RAW, shards=3)
-
-
-def refused(folder: Path | str, sentence: str, error: type[SlmInterpError] = CheckpointError, **options: object) -> None:
-    with pytest.raises(error, match=sentence):
-        load(folder, **{"n_units": N_UNITS, **options})
 
 
 def edit_index(folder: Path, change: Callable[[dict[str, str]], object]) -> None:

@@ -164,10 +164,11 @@ def test_the_tokenizer_keeps_its_added_units_and_transformer_lens_uses_it(tmp_pa
 
 
 def test_a_tokenizer_that_already_has_the_units_is_taken_as_it_is(tmp_path: Path) -> None:
-    tokenizer = text_tokenizer()
-    first = interleaved(tmp_path / "one", tokenizer)
-    second = load(tmp_path / "one", tokenizer, n_units=N_UNITS)
-    assert len(tokenizer) == ROWS and second.vocabulary == first.vocabulary
+    first = interleaved(tmp_path / "one", text_tokenizer())
+    assert len(first.tokenizer) == ROWS
+    second = load(tmp_path / "one", first.tokenizer, n_units=N_UNITS)
+    assert len(second.tokenizer) == ROWS
+    assert second.vocabulary == first.vocabulary
 
 
 def test_a_tokenizer_with_the_units_elsewhere_is_refused(tmp_path: Path) -> None:

@@ -8,26 +8,12 @@ import pytest
 
 from slm_interp.convert import load
 from slm_interp.convert.checkpoint import Checkpoint
-from slm_interp.errors import CheckpointError, ConversionError, SlmInterpError
+from slm_interp.errors import CheckpointError, ConversionError
+from tests.convert.refusal import refused
 from tests.replicas import N_UNITS, VARIANTS, text_tokenizer, write_slamkit
 
 RAW = VARIANTS["llama"]
 SINGLE = "model.safetensors"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_slamkit(tmp_path / "single", RAW)
-
-
-@pytest.fixture
-def sharded(tmp_path: Path) -> Path:
-    return write_slamkit(tmp_path / "sharded", RAW, shards=3)
-
-
-def refused(folder: Path | str, sentence: str, error: type[SlmInterpError] = CheckpointError, **options: object) -> None:
-    with pytest.raises(error, match=sentence):
-        load(folder, **{"n_units": N_UNITS, **options})
 
 
 # -- tokenizer and units ----------------------------------------------------------------------------------
@@ -97,3 +83,12 @@ def test_a_hub_id_is_fetched_by_name_and_only_the_files_that_are_read(sharded: P
     ((name, patterns),) = asked
     assert name == "slprl/some-model"
     assert "*.safetensors" in patterns and not any(pattern.endswith((".bin", ".py", ".pt", "*")) for pattern in patterns)
+
+
+def test_a_tokenizer_that_is_handed_over_stays_as_it_was(tmp_path: Path) -> None:
+    write_slamkit(tmp_path, RAW, vocab_size=11 + N_UNITS + 2)
+    mine = text_tokenizer()
+    before = (len(mine), mine.pad_token, mine.get_vocab())
+    slm = load(tmp_path, mine, n_units=N_UNITS)
+    assert len(slm.tokenizer) == 11 + N_UNITS + 2
+    assert (len(mine), mine.pad_token, mine.get_vocab()) == before
