@@ -1,0 +1,33 @@
+"""Implicit transcription: is the word that is heard decodable as text, where, and beyond what nulls give?"""
+
+from slm_interp.transcription.knowledge import Choice, accuracy, forced_choice
+from slm_interp.transcription.modality import modality_mass
+from slm_interp.transcription.observations import Observations
+from slm_interp.transcription.observe import observe
+from slm_interp.transcription.onset import by_position, rise
+from slm_interp.transcription.predictability import surprisal, with_predictability
+from slm_interp.transcription.questions import Question
+from slm_interp.transcription.recall import recall
+from slm_interp.transcription.windows import Window, before, end_and_after, from_end, jittered, offset, span_and_after
+
+__all__ = [
+    "Choice",
+    "Observations",
+    "Question",
+    "Window",
+    "accuracy",
+    "before",
+    "by_position",
+    "end_and_after",
+    "forced_choice",
+    "from_end",
+    "jittered",
+    "modality_mass",
+    "observe",
+    "offset",
+    "recall",
+    "rise",
+    "span_and_after",
+    "surprisal",
+    "with_predictability",
+]

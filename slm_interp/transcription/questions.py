@@ -1,0 +1,167 @@
+"""From a corpus to costs: which words and nulls are asked where, and what a lens says about each of them in some windows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from tqdm import tqdm
+
+from slm_interp.errors import ReadoutError
+from slm_interp.lenses import Lens
+from slm_interp.model import SpeechTextModel
+from slm_interp.transcription.cells import COSTS, pool, read_cells
+from slm_interp.transcription.nulls import Lexicon, draw, lexicon
+from slm_interp.transcription.targets import Answers, Place, Spelling, Target, Unspelled, answer_of, places, spelled
+from slm_interp.transcription.windows import Window
+from slm_interp.utterance import Utterance
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about each word; see `observe`, whose arguments these are."""
+
+    target: Target = "current"
+    nulls: tuple[str, ...] = ("shuffled", "elsewhere", "frequency")
+    draws: int = 5
+    seed: int = 0
+    jitter: int = 0
+    answers: Answers = None
+    spelling: Spelling = "first_piece"
+    unspelled: Unspelled = "refuse"
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Places with their candidates: types of the lexicon, the word asked about first, then the draws of each null.
+
+    Args:
+        left_out: how many words could not be asked about, by reason.
+    """
+
+    places: tuple[Place, ...]
+    words: Lexicon
+    candidates: Int[np.ndarray, "place candidate"]
+    left_out: Counter[str]
+
+    def only(self, keep: Bool[np.ndarray, " place"], reason: str) -> Asked:
+        """Those that are kept; the others are counted."""
+        kept = tuple(place for place, yes in zip(self.places, keep, strict=True) if yes)
+        counted = self.left_out + Counter({reason: int((~keep).sum())})
+        return Asked(kept, self.words, self.candidates[keep], counted)
+
+
+def ask(slm: SpeechTextModel, utterances: Sequence[Utterance], question: Question) -> Asked:
+    """Choose places, ids and nulls.
+
+    Raises:
+        ReadoutError: nothing to ask about is left, and what `places`, `spelled` and `draw` refuse.
+    """
+    found, counted = places(utterances, question.target, question.answers, question.jitter, question.seed)
+    texts = [word.text for one in utterances for word in one.words] + [text for text in answer_of(question.answers, utterances) if text]
+    ids = spelled(slm, texts, question.spelling, question.unspelled)
+    counted["not spelled"] = sum(place.asked not in ids for place in found)
+    found = [place for place in found if place.asked in ids]
+    words = lexicon(utterances, found, ids)
+    drawn, missing = draw(words, utterances, found, question.nulls, question.draws, question.seed)
+    flat = rearrange(drawn, "place null draw -> place (null draw)")
+    kept = np.asarray((flat >= 0).all(1))
+    counted += Counter({name: count for name, count in missing.items() if count})
+    if not kept.any():
+        raise ReadoutError(f"No word is left to ask about; left out: {dict(+counted)}. Give longer or more utterances, or fewer nulls.")
+    asked = np.concatenate([words.asked_type[:, None], flat], 1)
+    return Asked(tuple(place for place, yes in zip(found, kept, strict=True) if yes), words, asked[kept], +counted)
+
+
+def inside(asked: Asked, utterances: Sequence[Utterance], windows: Sequence[Window]) -> Bool[np.ndarray, "window place"]:
+    """Whether a window has a position at a place."""
+    rows = [[bool(one.positions(place.span, len(utterances[place.utterance]))) for place in asked.places] for one in windows]
+    return np.array(rows, dtype=bool)
+
+
+def costs(
+    slm: SpeechTextModel, utterances: Sequence[Utterance], lens: Lens, asked: Asked, windows: Sequence[Window]
+) -> Float[np.ndarray, "cost window place candidate layer"]:
+    """Pooled costs of every candidate; NaN where a window has no position (see `inside`)."""
+    shape = (len(COSTS), len(windows), *asked.candidates.shape, slm.model.cfg.n_layers + 1)
+    found = np.full(shape, np.nan, dtype=np.float32)
+    for number, rows in _by_utterance(asked, len(utterances)):
+        length = len(utterances[number])
+        ranges = {(w, row): one.positions(asked.places[row].span, length) for w, one in enumerate(windows) for row in rows}
+        positions = [position for window in ranges.values() for position in window]
+        if not positions:
+            continue
+        ids = [one for kind in np.unique(asked.candidates[rows]) for one in asked.words.ids[kind]]
+        cells = read_cells(slm, lens, utterances[number], positions, ids)
+        for (w, row), window in ranges.items():
+            if window:
+                found[:, w, row] = pool(cells, window, [asked.words.ids[kind] for kind in asked.candidates[row]])
+    return found
+
+
+def _by_utterance(asked: Asked, count: int) -> Iterator[tuple[int, list[int]]]:
+    rows: dict[int, list[int]] = {}
+    for row, place in enumerate(asked.places):
+        rows.setdefault(place.utterance, []).append(row)
+    yield from tqdm(rows.items(), desc="utterances", mininterval=5, disable=None)
+
+
+def word_coordinates(asked: Asked, utterances: Sequence[Utterance]) -> dict[str, Any]:
+    """Coordinates along `word`. Clusters are `utterance` and `word_type`, the word asked about."""
+    rows = asked.places
+    columns: dict[str, Any] = {
+        "utterance": [one.utterance for one in rows],
+        "word_index": [one.index for one in rows],
+        "asked_index": [one.asked_index for one in rows],
+        "start": [one.span.start for one in rows],
+        "stop": [one.span.stop for one in rows],
+        "span_length": [len(one.span) for one in rows],
+        "utterance_name": strings([utterances[one.utterance].name for one in rows]),
+        "heard": strings([one.heard for one in rows]),
+        "word_type": strings([one.asked for one in rows]),
+    }
+    return {"word": np.arange(len(rows)), **{name: ("word", np.asarray(values)) for name, values in columns.items()}}
+
+
+def strings(values: Sequence[Any]) -> np.ndarray:
+    """Text as netCDF takes it."""
+    return np.array([str(value) for value in values], dtype=object)
+
+
+def corpus_hash(utterances: Sequence[Utterance]) -> str:
+    """What tells one corpus from another: tokens, words and spans."""
+    digest = hashlib.sha256()
+    for one in utterances:
+        words = [(word.text, word.span.start, word.span.stop) for word in one.words]
+        digest.update(json.dumps([one.tokens.tolist(), words]).encode())
+    return digest.hexdigest()[:16]
+
+
+def model_provenance(slm: SpeechTextModel) -> dict[str, str]:
+    """Where the model comes from, and the versions that ran it."""
+    packages = ("slm-interp", "torch", "transformer-lens", "xarray")
+    return {
+        "dtype": str(slm.model.cfg.dtype).removeprefix("torch."),
+        "provenance_json": json.dumps(dict(slm.provenance), sort_keys=True),
+        "versions_json": json.dumps({name: version(name) for name in packages}, sort_keys=True),
+    }
+
+
+def provenance(slm: SpeechTextModel, lens: Lens, utterances: Sequence[Utterance]) -> dict[str, Any]:
+    """What every measurement of a corpus by a lens says about its source."""
+    return {
+        **lens.settings,
+        "corpus": corpus_hash(utterances),
+        "n_utterances": len(utterances),
+        "n_text_ids": int(slm.vocabulary.mask("text").sum()),
+        "n_live_ids": slm.vocabulary.size - int(slm.vocabulary.mask("dead").sum()),
+        **model_provenance(slm),
+    }
