@@ -7,11 +7,13 @@ from slm_interp.speech.espeak import VoiceInfo, variants, voices
 from slm_interp.speech.hubert import HubertQuantiser, HubertRecipe, read_centroids
 from slm_interp.speech.importers import read_ctm, read_slamkit_alignment, read_textgrid, read_whisper_json, read_words
 from slm_interp.speech.quantiser import Quantiser, load_quantiser
+from slm_interp.speech.recogniser import UnitRecogniser, train_recogniser, unit_strings
 from slm_interp.speech.slamkit_files import SpeechSegment, TextSegment, UnitString, parse_unit_string, read_features, read_tokens
 from slm_interp.speech.spans import HeardWords, heard_words, unit_slice, words_to_spans
 from slm_interp.speech.synthesis import Synthesis, phones, pronounce, synthesise
 from slm_interp.speech.units import Units, merged
 from slm_interp.speech.utterance import utterance
+from slm_interp.speech.vocoder import UnitVocoder
 from slm_interp.speech.words import TimedWord
 
 __all__ = [
@@ -27,7 +29,9 @@ __all__ = [
     "Synthesis",
     "TextSegment",
     "TimedWord",
+    "UnitRecogniser",
     "UnitString",
+    "UnitVocoder",
     "Units",
     "VoiceInfo",
     "align",
@@ -51,7 +55,9 @@ __all__ = [
     "require_rate",
     "resample",
     "synthesise",
+    "train_recogniser",
     "unit_slice",
+    "unit_strings",
     "utterance",
     "variants",
     "voices",
