@@ -8,10 +8,10 @@ reading = si.LogitLens(slm).read(utterance)
 reading.plot()
 """
 
-from slm_interp import organisms, speech
+from slm_interp import organisms, speech, transcription
 from slm_interp.audio import Audio
 from slm_interp.convert import inspect, load, verify
-from slm_interp.lenses import LogitLens, Reading
+from slm_interp.lenses import LogitLens, Reading, WordProbe
 from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Contrast, Span, Utterance, Word
 from slm_interp.vocabulary import IdRange, JointVocabulary
@@ -29,9 +29,11 @@ __all__ = [
     "SpeechTextModel",
     "Utterance",
     "Word",
+    "WordProbe",
     "inspect",
     "load",
     "organisms",
     "speech",
+    "transcription",
     "verify",
 ]

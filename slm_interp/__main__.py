@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from slm_interp.errors import SlmInterpError
+from slm_interp.files import write_text
 
 cli = typer.Typer(help="Look inside interleaved speech-text language models.", no_args_is_help=True, add_completion=False)
 organism = typer.Typer(help="The small models this project trains itself.", no_args_is_help=True)
@@ -83,26 +84,49 @@ def lens(
 @organism.command("list")
 def organism_list() -> None:
     """The recipes there are."""
-    from slm_interp.organisms import RECIPES
+    from slm_interp.organisms import RECIPES, names
 
     for name, recipe in RECIPES.items():
-        shape, steps = recipe.shape, [phase.steps for phase in (recipe.text_phase, *recipe.joint_phases)]
+        shape, phases = recipe.shape, [phase for phase in (recipe.text_phase, *recipe.joint_phases) if phase]
+        ships = " (ships)" if name in names() else ""
         typer.echo(
-            f"{name}: {shape.n_layers} layers, d_model {shape.d_model}, {recipe.sentences:,} spoken sentences in {len(recipe.speaking.voices)} voices, "
-            f"{recipe.quantiser.n_units} units, {' + '.join(map(str, steps))} steps, seed {recipe.seed}"
+            f"{name}{ships}: {recipe.note}. {shape.architecture}, {shape.n_layers} layers, d_model {shape.d_model}, "
+            f"{' + '.join(str(phase.steps) for phase in phases)} steps, seed {recipe.seed}"
         )
 
 
 @organism.command("train")
 def organism_train(
     name: Annotated[str, typer.Argument(help="A recipe; `organism list` shows them.")],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the finished organism.")],
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder.")] = True,
+    out: Annotated[Path, typer.Option(help="Folder for the finished organism.")],
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for speech, text models and checkpoints; recipes may share it. OUT/work if not given.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where to train: cpu, cuda. A GPU if there is one, if not given.")] = None,
+    compiled: Annotated[bool, typer.Option(help="Compile the model first: half as long again as quick, needs a C++ compiler.")] = False,
 ) -> None:
-    """Train an organism from its seed: speech, units, language model, slamkit folder."""
-    from slm_interp.organisms import train
+    """Train an organism from its seed: speech, units, language model, slamkit folder. Goes on from what is in the working folder."""
+    from slm_interp.organisms import Running, train
 
-    typer.echo(train(name, out, resume=resume))
+    typer.echo(train(name, out, work, Running(device, compiled=compiled)))
+
+
+@organism.command("table")
+def organism_table(
+    names: Annotated[list[str] | None, typer.Argument(help="Organisms; all that ship if none is named.")] = None,
+    out: Annotated[Path, typer.Option(help="The table to write, as CSV: one row for every organism and measure.")] = Path("ablation.csv"),
+    trained: Annotated[Path | None, typer.Option(help="Folder of organisms you trained, one folder each by name.")] = None,
+    sentences: Annotated[int, typer.Option(help="Held-out sentences.")] = 150,
+    facts: Annotated[int, typer.Option(help="Facts of each kind for the forced choice.")] = 50,
+    other_voices: Annotated[bool, typer.Option(help="Let voices speak that training never had.")] = False,
+) -> None:
+    """The training ablation in the paper's form: every measure of every organism beside its null, with intervals."""
+    from slm_interp.organisms import ablation
+    from slm_interp.organisms import names as shipped
+
+    table = ablation.of(names or shipped(), trained, sentences, facts, "held_out" if other_voices else "training")
+    write_text(out, table.to_csv(index=False, float_format="%.4f"))
+    typer.echo(ablation.paper_form(table).to_string(index=False))
 
 
 def app(arguments: list[str] | None = None) -> Any:

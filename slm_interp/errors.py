@@ -39,6 +39,10 @@ class ReadoutError(SlmInterpError):
     """A lens asked for layers, targets or values that it cannot read."""
 
 
+class StatisticsError(SlmInterpError):
+    """Numbers that are too few, broken or wrongly labelled for the statistic asked for."""
+
+
 def missing_extra(package: str, extra: str) -> ImportError:
     """The one sentence for a missing optional dependency."""
     return ImportError(f"{package} is needed here and is not installed. Install it with: pip install 'slm-interp[{extra}]'")

@@ -12,13 +12,18 @@ from pathlib import Path
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path`; it takes the real name only if the block ends without an error.
 
-    The suffix stays the same, for writers that look at it. Missing parent folders are made. For one file, not a folder.
+    The suffix stays the same, for writers that look at it, and others may read the file if they may read new files here
+    (safetensors would keep it private). Missing parent folders are made. For one file, not a folder.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.stem}.{os.getpid()}.partial{final.suffix}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        temporary.unlink()
         yield temporary
+        temporary.chmod(mode)
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)

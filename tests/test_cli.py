@@ -45,7 +45,7 @@ def test_what_is_refused_is_one_line_and_exit_code_2(capsys, tmp_path):
     code, out, err = run(capsys, "inspect", str(tmp_path / "nothing"))
     assert code == 2
     assert out == ""
-    assert re.fullmatch(r"slm-interp: .*is no folder, no packaged organism \(tiny\) and no hub id \(owner/name\)\.\n", err)
+    assert re.fullmatch(r"slm-interp: .*is no folder, no packaged organism \(tiny, .*\) and no hub id \(owner/name\)\.\n", err)
 
 
 def test_a_damaged_checkpoint_is_refused_by_every_command_that_reads_one(capsys, tmp_path, replica):
@@ -61,7 +61,7 @@ def test_a_damaged_checkpoint_is_refused_by_every_command_that_reads_one(capsys,
 def spoken(tmp_path_factory):
     """A held-out sentence as a WAV file, its text, and its word times as slamkit JSON."""
     folder = tmp_path_factory.mktemp("spoken")
-    sample = organisms.samples("tiny")[0]
+    sample = organisms.samples("tiny")[1]
     (folder / "clip.wav").write_bytes(sample.audio().wav_bytes())
     words = [[f" {word.text}", word.start_s, word.end_s] for word in sample.words]
     (folder / "clip.json").write_text(json.dumps({"file_name": "clip.wav", "text": f" {sample.text}", "aligned_text": words}))
@@ -98,10 +98,11 @@ def test_lens_refuses_another_transcript_and_leaves_no_page(capsys, spoken, tmp_
 def test_the_recipes_are_listed_and_an_unknown_one_is_refused(capsys, tmp_path):
     code, out, _ = run(capsys, "organism", "list")
     assert code == 0
-    assert out.startswith("tiny: 10 layers, d_model 160, 24,000 spoken sentences")
+    assert out.startswith("tiny (ships): text-initialised, interleaved. llama, 12 layers, d_model 160, 1500 + 1100 + 2000 steps, seed 0")
+    assert [line.split()[0].rstrip(":") for line in out.splitlines()] == list(organisms.RECIPES)
     code, _, err = run(capsys, "organism", "train", "huge", "--out", str(tmp_path / "out"))
     assert code == 2
-    assert "No recipe 'huge'; there are: tiny." in err
+    assert "No recipe 'huge'; there are: tiny, " in err
     assert not (tmp_path / "out").exists()
 
 

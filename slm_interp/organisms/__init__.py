@@ -7,11 +7,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from slm_interp.errors import CheckpointError
-from slm_interp.organisms.recipe import RECIPES, Recipe
+from slm_interp.organisms.grid import RECIPES
+from slm_interp.organisms.recipe import Recipe
 from slm_interp.organisms.samples import Sample, read_samples
-from slm_interp.organisms.training import train_organism
+from slm_interp.organisms.training import Running, train_organism
 
-__all__ = ["RECIPES", "Recipe", "Sample", "names", "path", "samples", "train", "train_organism"]
+__all__ = ["RECIPES", "Recipe", "Running", "Sample", "names", "path", "samples", "train", "train_organism"]
 
 
 def _weights() -> Path:
@@ -40,7 +41,7 @@ def samples(name: str) -> tuple[Sample, ...]:
     return read_samples(path(name))
 
 
-def train(name: str, out: str | os.PathLike[str], resume: bool = True) -> Path:
+def train(name: str, out: str | os.PathLike[str], work: str | os.PathLike[str] | None = None, running: Running | None = None) -> Path:
     """Make one of the `RECIPES` from its seed; see `train_organism`.
 
     Raises:
@@ -48,4 +49,4 @@ def train(name: str, out: str | os.PathLike[str], resume: bool = True) -> Path:
     """
     if name not in RECIPES:
         raise CheckpointError(f"No recipe {name!r}; there are: {', '.join(RECIPES)}.")
-    return train_organism(RECIPES[name], out, resume=resume)
+    return train_organism(RECIPES[name], out, work, running or Running())

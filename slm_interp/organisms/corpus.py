@@ -1,7 +1,7 @@
-"""Sentences said aloud and turned into units, by as many processes as asked for.
+"""Documents said aloud and turned into units, by as many processes as asked for.
 
-What is said, by which voice, how fast and how high depends on the recipe's seed and the sentence's number alone, so
-the corpus does not depend on how many processes made it.
+What is said, by which voice, how fast and how high depends on the world's seed and the document's number alone, so
+the corpus does not depend on how many processes made it, and organisms of one world share it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -23,7 +23,6 @@ from slm_interp.audio import Audio
 from slm_interp.errors import SpeechError
 from slm_interp.files import atomic_path
 from slm_interp.organisms.recipe import Recipe, Speaking
-from slm_interp.organisms.world import Sentence
 from slm_interp.speech.acoustic import AcousticQuantiser, features, fit_features
 from slm_interp.speech.audio import resample
 from slm_interp.speech.synthesis import synthesise
@@ -55,48 +54,67 @@ class Spoken:
     units: Units
 
 
-def prompts(sentences: Sequence[Sentence], speaking: Speaking, seed: int) -> list[Prompt]:
-    """A voice, a rate and a pitch for each sentence."""
+Document: TypeAlias = tuple[Spoken, ...]
+
+
+def prompts(documents: Sequence[Sequence[str]], voices: Sequence[str], speaking: Speaking, seed: int) -> list[list[Prompt]]:
+    """A voice, a rate and a pitch for each document: one speaker tells it."""
     drawn = []
-    for number, sentence in enumerate(sentences):
+    for number, texts in enumerate(documents):
         rng = np.random.default_rng([seed, 3, number])
-        voice = speaking.voices[rng.integers(len(speaking.voices))]
-        drawn.append(Prompt(sentence.text, voice, int(rng.choice(speaking.rates)), int(rng.choice(speaking.pitches))))
+        voice, rate, pitch = voices[int(rng.integers(len(voices)))], int(rng.choice(speaking.rates)), int(rng.choice(speaking.pitches))
+        drawn.append([Prompt(text, voice, rate, pitch) for text in texts])
     return drawn
 
 
 def fit_quantiser(recipe: Recipe, processes: int | None = None) -> AcousticQuantiser:
-    """The recipe's quantiser, fitted on training sentences."""
-    said = prompts(recipe.world.sentences(recipe.fitted_on, recipe.seed), recipe.speaking, recipe.seed)
+    """The recipe's quantiser, fitted on the first training documents."""
+    texts = [[one.text for one in document] for document in recipe.world.documents(recipe.fitted_on, recipe.world.seed)]
+    said = [one for some in prompts(texts, recipe.speaking.voices, recipe.speaking, recipe.world.seed) for one in some]
     points = list(_map(partial(_features_of, recipe=recipe), said, processes, "fit quantiser"))
     return fit_features(np.concatenate(points), recipe.quantiser)
 
 
-def speak(said: Sequence[Prompt], quantiser: AcousticQuantiser, processes: int | None = None) -> list[Spoken]:
+def speak(said: Sequence[Sequence[Prompt]], quantiser: AcousticQuantiser, processes: int | None = None) -> list[Document]:
     """Say and quantise, in order."""
-    return list(_map(partial(_spoken, quantiser=quantiser), said, processes, "speak"))
+    flat = iter(_map(partial(_spoken, quantiser=quantiser), [one for some in said for one in some], processes, "speak"))
+    return [tuple(next(flat) for _ in some) for some in said]
 
 
-def corpus(recipe: Recipe, quantiser: AcousticQuantiser, folder: Path, processes: int | None = None) -> tuple[list[Spoken], list[Spoken]]:
-    """The spoken training and held-out sentences of a recipe, made once and then read from `folder`."""
-    sides = []
-    for name, count, held_out in (("train", recipe.sentences, False), ("held_out", recipe.held_out, True)):
+def corpus(recipe: Recipe, quantiser: AcousticQuantiser, folder: Path, processes: int | None = None) -> dict[str, list[Document]]:
+    """What a recipe says aloud, made once and then read from `folder`.
+
+    Returns:
+        `train`: documents. `held_out`: single sentences whose texts no document has, in the voices of training.
+        `other_voices`: the same sentences in the voices that are kept from training.
+    """
+    world, speaking = recipe.world, recipe.speaking
+    sentences = [[one.text] for one in world.held_out_sentences(recipe.held_out, world.seed)]
+    wanted = {
+        "train": lambda: [[one.text for one in document] for document in world.documents(recipe.documents, world.seed)],
+        "held_out": lambda: sentences,
+        "other_voices": lambda: sentences,
+    }
+    sides = {}
+    for number, (name, texts) in enumerate(wanted.items()):
         path = folder / f"{name}.safetensors"
         if not path.is_file():
-            sentences = recipe.world.sentences(count, recipe.seed, held_out)
-            save(speak(prompts(sentences, recipe.speaking, recipe.seed + held_out), quantiser, processes), path)
-        sides.append(load(path, quantiser))
-    return sides[0], sides[1]
+            voices = speaking.held_out if name == "other_voices" else speaking.voices
+            save(speak(prompts(texts(), voices, speaking, world.seed + number), quantiser, processes), path)
+        sides[name] = load(path, quantiser)
+    return sides
 
 
-def save(spoken: Sequence[Spoken], path: str | os.PathLike[str]) -> None:
-    """Write spoken sentences into one safetensors file; texts and voices lie in its header."""
+def save(documents: Sequence[Document], path: str | os.PathLike[str]) -> None:
+    """Write what was spoken into one safetensors file; texts and voices lie in its header."""
     from safetensors.numpy import save_file
 
+    spoken = [one for document in documents for one in document]
     tensors: dict[str, np.ndarray] = {
         "units": np.concatenate([one.units.units for one in spoken]).astype(np.int32),
         "durations": np.concatenate([one.units.durations for one in spoken]).astype(np.int32),
         "lengths": np.array([len(one.units) for one in spoken], dtype=np.int32),
+        "sentences": np.array([len(document) for document in documents], dtype=np.int32),
         "seconds": np.array([(word.start_s, word.end_s) for one in spoken for word in one.words], dtype=np.float64),
     }
     header = {"prompts": json.dumps([list(asdict(one.prompt).values()) for one in spoken]), "quantiser": spoken[0].units.quantiser or ""}
@@ -104,7 +122,7 @@ def save(spoken: Sequence[Spoken], path: str | os.PathLike[str]) -> None:
         save_file(tensors, temporary, metadata=header)
 
 
-def load(path: str | os.PathLike[str], quantiser: AcousticQuantiser) -> list[Spoken]:
+def load(path: str | os.PathLike[str], quantiser: AcousticQuantiser) -> list[Document]:
     """Read what `save` wrote.
 
     Raises:
@@ -128,7 +146,8 @@ def load(path: str | os.PathLike[str], quantiser: AcousticQuantiser) -> list[Spo
         words = tuple(TimedWord(text, float(start), float(end)) for text, (start, end) in zip(texts, times, strict=True))
         found.append(Spoken(Prompt(*values), words, Units(units[number], durations[number], quantiser.recipe.frame_s, quantiser.hash)))
         word += len(texts)
-    return found
+    flat = iter(found)
+    return [tuple(next(flat) for _ in range(count)) for count in tensors["sentences"]]
 
 
 def _features_of(prompt: Prompt, recipe: Recipe) -> np.ndarray:

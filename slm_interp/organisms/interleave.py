@@ -2,7 +2,8 @@
 
 A sentence is cut into runs of words that are alternately heard and read. A marker stands before every run, the first
 included. A heard run has the units between the start of its first word and the end of its last
-(`slm_interp.speech.spans.unit_slice`, slamkit's rule); a read run has its words with their leading spaces.
+(`slm_interp.speech.spans.unit_slice`, slamkit's rule); a read run has its words with their leading spaces, and a period
+where the sentence ends.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Codes:
     """
 
     words: Mapping[str, tuple[int, ...]]
+    period: int
     first_unit: int
     markers: Mapping[Modality, int]
 
@@ -64,17 +66,47 @@ def runs(n_words: int, lengths: tuple[int, int], rng: np.random.Generator) -> tu
     return tuple(cut)
 
 
-def interleaved(words: Sequence[TimedWord], units: Units, cut: Sequence[Run], codes: Codes) -> list[int]:
-    """Ids of a sentence whose runs are heard and read in turn. A heard run without a unit of its own keeps its marker only."""
+def interleaved(
+    words: Sequence[TimedWord], units: Units, cut: Sequence[Run], codes: Codes, late: Sequence[float] = (), unmarked: Sequence[bool] = ()
+) -> list[int]:
+    """Ids of a sentence whose runs are heard and read in turn. A heard run without a unit of its own keeps its marker only.
+
+    Args:
+        late: by how many seconds the boundary before each run was put too late by whoever aligned the words (before the
+            first run it is not used); none if not given.
+        unmarked: whether the marker of a run is left out; never, if not given. The first run keeps its own.
+    """
+    late, unmarked = late or [0.0] * len(cut), unmarked or [False] * len(cut)
     ids: list[int] = []
-    for run in cut:
-        ids.append(codes.markers[run.modality])
+    for number, run in enumerate(cut):
+        if number == 0 or not unmarked[number]:
+            ids.append(codes.markers[run.modality])
         if run.modality == "speech":
-            heard = units.units[unit_slice(units, words[run.start].start_s, words[run.stop - 1].end_s)]
+            start_s = words[run.start].start_s + (late[number] if number else 0.0)
+            end_s = words[run.stop - 1].end_s + (late[number + 1] if number + 1 < len(cut) else 0.0)
+            heard = units.units[unit_slice(units, max(0.0, start_s), max(0.0, start_s, end_s))]
             ids += [codes.first_unit + int(unit) for unit in heard]
         else:
             ids += [identifier for word in words[run.start : run.stop] for identifier in codes.words[word.text]]
+    if cut[-1].modality == "text":
+        ids.append(codes.period)
     return ids
+
+
+def joined(sentences: Sequence[Sequence[int]], codes: Codes) -> list[int]:
+    """Sentences that open with a marker, one after the other; a marker that would change nothing is left out."""
+    ids: list[int] = []
+    markers = set(codes.markers.values())
+    now = None
+    for sentence in sentences:
+        ids += sentence[1:] if sentence[0] == now else sentence
+        now = next((one for one in reversed(sentence) if one in markers), now)
+    return ids
+
+
+def written(words: Sequence[tuple[int, ...]], codes: Codes) -> list[int]:
+    """Ids of a sentence that is read throughout."""
+    return [codes.markers["text"], *(identifier for word in words for identifier in word), codes.period]
 
 
 def spoken(units: Units, codes: Codes) -> list[int]:

@@ -4,76 +4,96 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from slm_interp.organisms.corpus import Spoken
-from slm_interp.organisms.interleave import Codes, interleaved, runs, spoken
+from slm_interp.organisms.corpus import Document
+from slm_interp.organisms.interleave import Codes, interleaved, joined, runs, spoken, written
 from slm_interp.organisms.recipe import Phase
 from slm_interp.organisms.tokens import Speller
+from slm_interp.organisms.world import World
 from slm_interp.prompt import Modality
 from slm_interp.vocabulary import JointVocabulary
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """Spoken sentences and what their words and units are called.
+    """What can be read and heard, and what its words and units are called.
 
     Args:
-        sentences: to draw from.
-        speller: whole words and letters.
+        world: tells documents to read, without end.
+        documents: spoken ones.
+        speller: the ways to write a word.
         vocabulary: the joint one.
     """
 
-    sentences: Sequence[Spoken]
+    world: World
+    documents: Sequence[Document]
     speller: Speller
     vocabulary: JointVocabulary
 
-    @property
+    @cached_property
     def codes(self) -> Codes:
-        """Words whole."""
+        """Ids of words, period, units and markers."""
         first_unit = int(self.vocabulary.unit_to_id(torch.tensor(0)))
         markers: dict[Modality, int] = {"speech": self.vocabulary.marker("<speech>"), "text": self.vocabulary.marker("<text>")}
-        return Codes(self.speller.whole, first_unit, markers)
+        return Codes(self.speller.whole, self.speller.period, first_unit, markers)
 
     def text_only_batch(self, phase: Phase, step: int, seed: tuple[int, ...]) -> Int[Tensor, "row pos"]:
-        """Rows for the text model: lines of words, no markers, no units."""
+        """Rows for the text model: documents on lines, no markers, no units."""
 
         def line(rng: np.random.Generator) -> list[int]:
-            words = self._spelled(self._draw(rng), phase.spelled, rng)
-            return [*(identifier for word in words for identifier in word), self.speller.line_break]
+            ids: list[int] = []
+            for sentence in self.world.document(rng, aloud=False):
+                ids += [one for word in self._spelled(sentence.words, phase.spelled, rng) for one in word] + [self.speller.period]
+            return [*ids, self.speller.line_break]
 
-        return self._rows(line, phase, (*seed, step))
+        return self._rows(lambda rng: line, phase, (*seed, step))
 
     def joint_batch(self, phase: Phase, step: int, seed: tuple[int, ...]) -> Int[Tensor, "row pos"]:
-        """Rows of text, interleaved and speech sentences in the shares of `phase.mix`."""
+        """Rows of text, interleaved and speech documents in the shares of `phase.mix`."""
         codes = self.codes
 
-        def sequence(rng: np.random.Generator) -> list[int]:
-            one, kind = self._draw(rng), rng.choice(3, p=phase.mix)
-            if kind == 0:
-                return [codes.markers["text"], *(identifier for word in self._spelled(one, phase.spelled, rng) for identifier in word)]
-            if kind == 1:
-                return interleaved(one.words, one.units, runs(len(one.words), phase.runs, rng), codes)
-            return spoken(one.units, codes)
+        def text(rng: np.random.Generator) -> list[int]:
+            sentences = self.world.document(rng, aloud=False)
+            return joined([written(self._spelled(one.words, phase.spelled, rng), codes) for one in sentences], codes)
 
-        return self._rows(sequence, phase, (*seed, step))
+        def mixed(rng: np.random.Generator) -> list[int]:
+            sentences = []
+            for one in self._draw(rng):
+                cut = runs(len(one.words), phase.runs, rng)
+                late, unmarked = rng.normal(0.0, phase.misaligned_s, len(cut)), rng.random(len(cut)) < phase.unmarked
+                sentences.append(interleaved(one.words, one.units, cut, codes, late.tolist(), unmarked.tolist()))
+            return joined(sentences, codes)
 
-    def _draw(self, rng: np.random.Generator) -> Spoken:
-        return self.sentences[int(rng.integers(len(self.sentences)))]
+        def speech(rng: np.random.Generator) -> list[int]:
+            return joined([spoken(one.units, codes) for one in self._draw(rng)], codes)
 
-    def _spelled(self, one: Spoken, chance: float, rng: np.random.Generator) -> list[tuple[int, ...]]:
-        return [(self.speller.letters if rng.random() < chance else self.speller.whole)[word.text] for word in one.words]
+        kinds = (text, mixed, speech)
+        return self._rows(lambda rng: kinds[int(rng.choice(3, p=phase.mix))], phase, (*seed, step))
+
+    def _draw(self, rng: np.random.Generator) -> Document:
+        return self.documents[int(rng.integers(len(self.documents)))]
+
+    def _spelled(self, words: Sequence[str], chance: float, rng: np.random.Generator) -> list[tuple[int, ...]]:
+        chosen = []
+        for word in words:
+            variants = self.speller.variants[word]
+            chosen.append(variants[int(rng.integers(len(variants)))] if rng.random() < chance else self.speller.whole[word])
+        return chosen
 
     @staticmethod
-    def _rows(draw: Callable[[np.random.Generator], list[int]], phase: Phase, seed: tuple[int, ...]) -> Int[Tensor, "row pos"]:
+    def _rows(
+        kind: Callable[[np.random.Generator], Callable[[np.random.Generator], list[int]]], phase: Phase, seed: tuple[int, ...]
+    ) -> Int[Tensor, "row pos"]:
         rows = []
         for row in range(phase.rows):
             rng = np.random.default_rng([*seed, row])
-            ids: list[int] = []
+            draw, ids = kind(rng), list[int]()
             while len(ids) < phase.length:
                 ids += draw(rng)
             rows.append(ids[: phase.length])

@@ -28,8 +28,8 @@ MARKED = 60  # sentences for the one figure that needs a run of the model per wo
 WHAT = {
     "all": "Held-out sentences: texts never trained on, voices of the training set. Heard throughout unless said otherwise. "
     "Weights as shipped, computed in float32. Lists go by layer: 0 is the output of the embedding, the last the model's own output.",
-    "mass": "Mean over all unit positions of the probability of: all text ids; whole words of the lexicon; single letters.",
-    "next_word, current_word": f"Share of words whose id is among the {TOP} likeliest text ids. Of words that have a next one.",
+    "mass": "Mean over all unit positions of the probability of: all text ids; first pieces of the lexicon's words; single letters.",
+    "next_word, current_word": f"Share of words whose first piece is among the {TOP} likeliest text ids. Of words that have a next one.",
     "at_last_unit, in_span": "Asked at the last unit of the current word; or at any of its units, as the paper pools.",
     "null": "The same positions and pooling, asked for the next word of another place.",
     "joint": f"Among the {TOP} likeliest of all ids instead of text ids.",
@@ -40,19 +40,20 @@ WHAT = {
 
 
 @torch.no_grad()
-def measure(model: Any, material: Material) -> dict[str, Any]:
-    """Figures of a joint model on the sentences of `material`, and under `what` how each was made.
+def measure(model: Any, material: Material, heard: Sequence[Spoken]) -> dict[str, Any]:
+    """Figures of a joint model on spoken sentences, and under `what` how each was made.
 
     Raises:
         SpeechError: no sentence has two words with units.
     """
     model.eval()
     text = material.vocabulary.mask("text")
-    columns = {"text": text, "word": _mask(material.speller.whole, text), "letter": _mask(material.speller.letters, text)}
+    first = {word: ids[:1] for word, ids in material.speller.whole.items()}
+    columns = {"text": text, "word": _mask(first, text), "letter": _mask(material.speller.letters, text)}
     masses: dict[str, list[Tensor]] = {name: [] for name in columns}
     losses, places = [], []
-    for heard in material.sentences:
-        ids, words = heard_ids(heard, material)
+    for one in heard:
+        ids, words = heard_ids(one, material)
         logits = lens_logits(model, ids)
         for name, mask in columns.items():
             masses[name].append(logits.softmax(-1)[:, 1:, mask].sum(-1).mean(-1))
@@ -66,13 +67,13 @@ def measure(model: Any, material: Material) -> dict[str, Any]:
     best = {f"{name}_best": [max(figures[f"{name}_by_layer"]), int(np.argmax(figures[f"{name}_by_layer"]))] for name in hits}
     return {
         "what": WHAT,
-        "sentences": len(material.sentences),
+        "sentences": len(heard),
         "words": len(places),
         **figures,
         **best,
         "speech_loss_nats_per_unit": round(float(np.mean(losses)), 4),
-        "next_word_after_text_marker": round(_marked(model, material, text), 4),
-        "next_word_when_read": round(_read(model, material, text), 4),
+        "next_word_after_text_marker": round(_marked(model, material, heard, text), 4),
+        "next_word_when_read": round(_read(model, material, heard, text), 4),
     }
 
 
@@ -117,24 +118,26 @@ def _mask(spelled: dict[str, tuple[int, ...]], text: Bool[Tensor, " d_vocab"]) -
     return mask
 
 
-def _marked(model: Any, material: Material, text: Bool[Tensor, " d_vocab"]) -> float:
+def _marked(model: Any, material: Material, heard: Sequence[Spoken], text: Bool[Tensor, " d_vocab"]) -> float:
     """Share of next words found at the output when the marker asks for text after the units of a word."""
     found, marker = [], torch.tensor([material.vocabulary.marker("<text>")])
-    for heard in material.sentences[:MARKED]:
-        ids, words = heard_ids(heard, material)
+    for one in heard[:MARKED]:
+        ids, words = heard_ids(one, material)
         for word, following in pairwise(words):
             logits = model(input_ids=torch.cat([ids[: word.span.stop], marker])[None]).logits[0, -1, text].float()
             found.append(bool(_rank(logits, material.speller.whole[following.text][0]) < TOP))
     return float(np.mean(found)) if found else 0.0
 
 
-def _read(model: Any, material: Material, text: Bool[Tensor, " d_vocab"]) -> float:
+def _read(model: Any, material: Material, heard: Sequence[Spoken], text: Bool[Tensor, " d_vocab"]) -> float:
     """Share of next words found at the output when the same sentences are read."""
     found = []
-    for heard in material.sentences:
-        ids = torch.tensor([material.vocabulary.marker("<text>"), *(material.speller.whole[word.text][0] for word in heard.words)])
-        logits = model(input_ids=ids[None]).logits[0, 1:-1, text].float()
-        found += [bool(_rank(row, identifier) < TOP) for row, identifier in zip(logits, ids[2:].tolist(), strict=True)]
+    for one in heard:
+        pieces = [material.speller.whole[word.text] for word in one.words]
+        ids = torch.tensor([material.vocabulary.marker("<text>"), *(identifier for word in pieces for identifier in word)])
+        before = np.cumsum([0, *(len(word) for word in pieces)])[:-1]  # the position that predicts each word's first piece
+        logits = model(input_ids=ids[None]).logits[0, before[1:]][:, text].float()
+        found += [bool(_rank(row, word[0]) < TOP) for row, word in zip(logits, pieces[1:], strict=True)]
     return float(np.mean(found))
 
 

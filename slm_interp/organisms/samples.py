@@ -35,6 +35,11 @@ class Sample:
     prompt: Prompt
     words: tuple[TimedWord, ...]
 
+    @staticmethod
+    def spoken(prompt: Prompt) -> Sample:
+        """What eSpeak makes of a prompt."""
+        return Sample(prompt, prompt.audio(SAMPLE_RATE)[1])
+
     @property
     def text(self) -> str:
         """What is said."""

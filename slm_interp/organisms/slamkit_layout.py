@@ -1,4 +1,4 @@
-"""Save a Llama with a joint vocabulary the way slamkit saves its `UnitLM`, with all that belongs to it.
+"""Save a model with a joint vocabulary the way slamkit saves its `UnitLM`, with all that belongs to it.
 
 - `config.json`: `model_type` `speech_language_model`, the base model's configuration under `base_config`; slamkit's
   defaults write pad 0, bos 1, eos 1 there, which are ordinary text tokens in interleaved models.
@@ -30,8 +30,11 @@ SLAMKIT_DEFAULTS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn", "espeakng-loader")
 
 
-def save_unit_lm(model: Any, folder: str | os.PathLike[str], base_model_name: str) -> None:
-    """Write `config.json` and `model.safetensors` as slamkit's `UnitLM.save_pretrained` does, in the model's own dtype."""
+def save_unit_lm(model: Any, folder: str | os.PathLike[str], base_model_name: str, twist_init: bool = True) -> None:
+    """Write `config.json` and `model.safetensors` as slamkit's `UnitLM.save_pretrained` does, in the model's own dtype.
+
+    `twist_init` says whether the weights come from a text model.
+    """
     from safetensors.torch import save_file
 
     tied = model.config.tie_word_embeddings
@@ -43,9 +46,9 @@ def save_unit_lm(model: Any, folder: str | os.PathLike[str], base_model_name: st
         "architectures": ["UnitLM"],
         "model_type": "speech_language_model",
         "base_model_name": base_model_name,
-        "base_config": {**base, "architectures": ["LlamaForCausalLM"], "dtype": dtype},
+        "base_config": {**base, "architectures": [type(model).__name__], "dtype": dtype},
         "vocab_size": model.config.vocab_size,
-        "twist_init": True,
+        "twist_init": twist_init,
         "use_cache": False,
         "max_position_embeddings": model.config.max_position_embeddings,
         "tie_word_embeddings": tied,
@@ -56,7 +59,6 @@ def save_unit_lm(model: Any, folder: str | os.PathLike[str], base_model_name: st
     }
     with atomic_path(Path(folder) / "model.safetensors") as path:
         save_file(tensors, path, metadata={"format": "pt"})
-        path.chmod(0o644)
     _write_json(Path(folder) / "config.json", config)
 
 
@@ -82,10 +84,10 @@ def save_organism(
     """Write everything. The manifest comes last, so a folder that has one is whole."""
     folder = Path(folder)
     (folder / "manifest.json").unlink(missing_ok=True)
-    save_unit_lm(model, folder, base_model_name=f"slm_interp/{recipe.name}-text")
+    save_unit_lm(model, folder, f"slm_interp/{recipe.name}-text", twist_init=recipe.text_phase is not None)
     save_tokenizer(tokenizer, folder)
     quantiser.save(folder)
-    facts = {one.text for one in recipe.world.sentences(recipe.held_out, recipe.seed, held_out=True) if one.fact}
+    facts = {one.text for one in recipe.world.held_out_sentences(recipe.held_out, recipe.world.seed) if one.fact}
     write_samples(held_out, facts, folder)
     parameters = sum(weight.numel() for weight in model.parameters())
     _write_json(folder / "manifest.json", manifest(recipe, quantiser.hash, len(tokenizer), parameters, measured))

@@ -1,22 +1,27 @@
-"""The text side of an organism: a byte-level BPE tokenizer of its lexicon, and words as one piece or as letters."""
+"""The text side of an organism: a byte-level BPE tokenizer, and the ways to spell a word with it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from slm_interp.vocabulary import IdRange, JointVocabulary, tiled
 
 SPEECH, TEXT = "<speech>", "<text>"
 UNIT = "<Un{}>"
+VARIANTS = 8
 
 
-def text_tokenizer(lexicon: Sequence[str]) -> Any:
-    """A Hugging Face tokenizer in which each word of the lexicon, with its leading space, is one token.
+def text_tokenizer(texts: Iterable[str], size: int) -> Any:
+    """A Hugging Face tokenizer with the byte-level BPE of GPT-2, Qwen2 and Llama-3: it can write any text and adds no BOS.
 
-    Byte-level BPE as in GPT-2, Qwen2 and Llama-3: any text can be written, no BOS is added. The merges are learned
-    from the lexicon until no word is in pieces.
+    The merges are learned from `texts` until there are `size` tokens, so frequent words are one token with their leading
+    space and rare ones two or three.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -25,9 +30,9 @@ def text_tokenizer(lexicon: Sequence[str]) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1_000_000, min_frequency=1, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+        vocab_size=size, min_frequency=1, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
     )
-    tokenizer.train_from_iterator([f" {word}" for word in sorted(lexicon)], trainer)
+    tokenizer.train_from_iterator((f" {text}" for text in texts), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False)
 
 
@@ -44,15 +49,16 @@ def joint_vocabulary(text_size: int, n_units: int, quantiser: str | None) -> Joi
 
 
 class Speller:
-    """Ids of words, whole or letter by letter.
+    """Ids of words: as the tokenizer writes them, letter by letter, or with some merges left out.
 
     Args:
         tokenizer: of `text_tokenizer`.
         lexicon: the words that will be asked for.
+        seed: of the variants.
     """
 
-    def __init__(self, tokenizer: Any, lexicon: Sequence[str]) -> None:
-        self.tokenizer, self.lexicon = tokenizer, tuple(lexicon)
+    def __init__(self, tokenizer: Any, lexicon: Sequence[str], seed: int = 0) -> None:
+        self.tokenizer, self.lexicon, self.seed = tokenizer, tuple(lexicon), seed
 
     @cached_property
     def whole(self) -> dict[str, tuple[int, ...]]:
@@ -65,6 +71,33 @@ class Speller:
         return {word: tuple(self.tokenizer.convert_tokens_to_ids(["Ġ", *word])) for word in self.lexicon}
 
     @cached_property
+    def variants(self) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """`VARIANTS` spellings of each word by BPE-dropout (Provilkov et al. 2020), each with a dropout of its own."""
+        merges = json.loads(self.tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+        order = {tuple(pair): place for place, pair in enumerate(merges)}
+        found = {}
+        for number, word in enumerate(self.lexicon):
+            rng = np.random.default_rng([self.seed, 7, number])
+            pieces = [_dropped(["Ġ", *word], order, rng.uniform(0.2, 1.0), rng) for _ in range(VARIANTS)]
+            found[word] = tuple(tuple(self.tokenizer.convert_tokens_to_ids(some)) for some in pieces)
+        return found
+
+    @cached_property
     def line_break(self) -> int:
-        """The id that separates sentences of plain text."""
+        """The id that separates documents of plain text."""
         return int(self.tokenizer.convert_tokens_to_ids("Ċ"))
+
+    @cached_property
+    def period(self) -> int:
+        """The id that ends a sentence of text."""
+        return int(self.tokenizer.convert_tokens_to_ids("."))
+
+
+def _dropped(pieces: list[str], order: Mapping[tuple[str, str], int], dropout: float, rng: np.random.Generator) -> list[str]:
+    """Merge the earliest pair there is until none is left; at each round every pair is passed over with this chance."""
+    while True:
+        pairs = [(order[pair], place) for place, pair in enumerate(pairwise(pieces)) if pair in order and rng.random() >= dropout]
+        if not pairs:
+            return pieces
+        place = min(pairs)[1]
+        pieces = [*pieces[:place], pieces[place] + pieces[place + 1], *pieces[place + 2 :]]

@@ -1,62 +1,75 @@
 """An organism from its recipe: speak, quantise, train a text model, join the vocabularies, train on.
 
 1. The spoken corpus and the quantiser are made (`corpus`), or read if they are in the working folder already.
-2. A Llama with the rows of the text tokenizer learns lines of text (`text_phase`).
+2. A model with the rows of the text tokenizer learns documents of text (`text_phase`), unless the recipe starts from
+   random weights.
 3. Rows for the units and the two markers are added, the mean of the text rows plus noise, as a slamkit model starts
-   from a text model (TWIST). The joint model learns text, interleaved and speech sentences (`joint_phases`): first
-   with some words of the text spelled letter by letter, then with every word whole.
+   from a text model (TWIST). The joint model learns text, interleaved and speech documents (`joint_phases`).
 4. It is measured on held-out sentences and saved in slamkit layout with its tokenizer, quantiser, manifest and samples.
 
-A checkpoint (`training.safetensors`: weights, optimiser moments, curve) is written every so often. Batches are a
-function of seed, phase and step, so a run that was stopped ends with the same weights as one that was not.
+The working folder is shared by recipes: what two of them have in common (speech, text model) is made once. A checkpoint
+is written every so often. Batches are a function of seed, phase and step, so a run that was stopped ends with the same
+weights as one that was not.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from slm_interp.files import atomic_path, write_text
 from slm_interp.organisms.corpus import corpus, fit_quantiser
 from slm_interp.organisms.material import Material
-from slm_interp.organisms.recipe import Phase, Recipe, Shape
+from slm_interp.organisms.network import joint_model, new_model
+from slm_interp.organisms.progress import Progress, phase_name, read_moments, read_progress, read_weights, write_checkpoint, write_curve
+from slm_interp.organisms.recipe import Phase, Recipe
+from slm_interp.organisms.supervised import heard_batch, lens_loss
 from slm_interp.organisms.tokens import Speller, joint_vocabulary, text_tokenizer
 from slm_interp.speech.acoustic import AcousticQuantiser
 
-INITIAL_STD = 0.02
-SAVE_EVERY = 100
+TOKENIZER_DOCUMENTS = 4_000  # that the merges are learned from
+
+Loss = Callable[[Any, int], Float[Tensor, ""]]  # of a model at a step
 
 
-@dataclass
-class Progress:
-    """How far training is: the phase (0 text, then joint), its next step, and `(phase, step, loss)` of every step so far."""
+@dataclass(frozen=True)
+class Running:
+    """What may differ between two runs of a recipe.
 
-    phase: int = 0
-    step: int = 0
-    curve: list[tuple[int, int, float]] = field(default_factory=list)
+    Args:
+        device: a GPU if there is one, else the CPU, where none is given.
+        save_every: steps between checkpoints.
+        compiled: `torch.compile` is half as long again as quick, needs a C++ compiler, and rounds differently, so weights
+            differ a little.
+    """
+
+    device: str | None = None
+    save_every: int = 100
+    compiled: bool = False
 
 
 def train_organism(
-    recipe: Recipe, out: str | os.PathLike[str], resume: bool = True, device: str | None = None, processes: int | None = None
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    work: str | os.PathLike[str] | None = None,
+    running: Running = Running(),
+    processes: int | None = None,
 ) -> Path:
-    """Make an organism; everything it needs on the way is kept in `out/work`.
+    """Make an organism. What is in the working folder already, whole or half-trained, is gone on from.
 
     Args:
         recipe: what to make; see `RECIPES`.
         out: folder for the slamkit checkpoint.
-        resume: go on from `out/work` if there is something; otherwise start again there.
-        device: where to train; a GPU if there is one, else the CPU.
+        work: folder for speech, text models and checkpoints, which several recipes may share; `out/work` if not given.
+        running: where and how.
         processes: that speak; as many as there are cores.
 
     Returns:
@@ -65,75 +78,47 @@ def train_organism(
     from slm_interp.organisms.measure import measure
     from slm_interp.organisms.slamkit_layout import save_organism
 
-    out, work = Path(out), Path(out) / "work"
-    if not resume:
-        for stale in work.glob("*"):
-            stale.unlink()
-    quantiser = _quantiser(recipe, work, processes)
-    train, held_out = corpus(recipe, quantiser, work, processes)
-    tokenizer = text_tokenizer(recipe.world.lexicon)
-    vocabulary = joint_vocabulary(len(tokenizer), quantiser.n_units, quantiser.hash)
-    speller = Speller(tokenizer, recipe.world.lexicon)
-    model, progress = fit(Material(train, speller, vocabulary), recipe, work, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    out, work = Path(out), Path(work or Path(out) / "work")
+    material, heard, quantiser = prepare(recipe, work, processes)
+    model, progress = fit(material, recipe, work, running)
     write_curve(progress, out / "loss.csv")
     model = model.to("cpu", torch.bfloat16)
-    measured = measure(model.float(), Material(held_out, speller, vocabulary))
-    save_organism(out, model.to(torch.bfloat16), tokenizer, quantiser, recipe, measured, held_out)
+    held_out = [one for document in heard["held_out"] for one in document]
+    measured = measure(model.float(), material, held_out)
+    save_organism(out, model.to(torch.bfloat16), material.speller.tokenizer, quantiser, recipe, measured, held_out)
     return out
 
 
-def new_model(shape: Shape, rows: int, seed: int) -> Any:
-    """A Llama with random weights; the same seed, the same weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=rows,
-        hidden_size=shape.d_model,
-        intermediate_size=shape.d_mlp,
-        num_hidden_layers=shape.n_layers,
-        num_attention_heads=shape.n_heads,
-        num_key_value_heads=shape.n_heads,
-        max_position_embeddings=shape.n_ctx,
-        tie_word_embeddings=shape.tied,
-        initializer_range=INITIAL_STD,
-        rms_norm_eps=1e-5,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-        use_cache=False,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+def prepare(recipe: Recipe, work: Path, processes: int | None = None) -> tuple[Material, dict[str, Any], AcousticQuantiser]:
+    """Everything but the model: what is read, what was said, and the codebook."""
+    folder = work / f"speech-{recipe.speech_key}"
+    if not (folder / "quantiser.json").is_file():
+        fit_quantiser(recipe, processes).save(folder)
+    quantiser = AcousticQuantiser.load(folder)
+    heard = corpus(recipe, quantiser, folder, processes)
+    texts = (one.text for document in recipe.world.documents(TOKENIZER_DOCUMENTS, recipe.world.seed) for one in document)
+    tokenizer = text_tokenizer(texts, recipe.text_tokens)
+    speller = Speller(tokenizer, recipe.world.lexicon, recipe.world.seed)
+    vocabulary = joint_vocabulary(len(tokenizer), quantiser.n_units, quantiser.hash)
+    return Material(recipe.world, heard["train"], speller, vocabulary), heard, quantiser
 
 
-def join_vocabularies(model: Any, rows: int, seed: int) -> Any:
-    """Give the embedding (and an untied head) its speech rows: the mean of the rows there are, plus noise."""
-    old = model.config.vocab_size
-    generator = torch.Generator().manual_seed(seed)
-    model.resize_token_embeddings(rows, mean_resizing=False)
-    matrices = {id(matrix): matrix for matrix in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
-    with torch.no_grad():
-        for matrix in matrices.values():
-            noise = torch.randn(rows - old, matrix.shape[1], generator=generator) * INITIAL_STD
-            matrix[old:] = matrix[:old].mean(0) + noise.to(matrix)
-    return model
-
-
-def fit(material: Material, recipe: Recipe, work: Path, device: str = "cpu", save_every: int = SAVE_EVERY) -> tuple[Any, Progress]:
-    """All phases, from where the checkpoint in `work` stands."""
+def fit(material: Material, recipe: Recipe, work: Path, running: Running = Running()) -> tuple[Any, Progress]:
+    """All phases, from where the checkpoints in `work` stand."""
     text_rows, all_rows = len(material.speller.tokenizer), material.vocabulary.size
-    checkpoint = work / "training.safetensors"
-    progress = read_progress(checkpoint)
-    model = new_model(recipe.shape, text_rows if progress.phase == 0 else all_rows, recipe.seed).to(device)
-    phases = (recipe.text_phase, *recipe.joint_phases)
-    for number in range(progress.phase, len(phases)):
-        if number > progress.phase:
-            if number == 1:
-                model = join_vocabularies(model, all_rows, recipe.seed + 1)
-            progress.phase, progress.step = number, 0
-        batch = partial(material.joint_batch if number else material.text_only_batch, phases[number], seed=(recipe.seed, 10 + number))
-        _fit_phase(model, phases[number], batch, progress, checkpoint, save_every)
+    shape, seed, progress = recipe.shape, recipe.seed, Progress()
+    device = running.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if recipe.text_phase is None:
+        model = new_model(shape, all_rows, seed).to(device)
+    else:
+        text_model = new_model(shape, text_rows, seed, shape.n_layers - shape.below - shape.above).to(device)
+        checkpoint = work / f"text-{recipe.text_key}.safetensors"
+        _fit_phase(text_model, recipe.text_phase, text_loss(material, recipe.text_phase, seed), progress, checkpoint, running)
+        model = joint_model(text_model.cpu(), shape, all_rows, seed + 1).to(device)
+    for number, phase in enumerate(recipe.joint_phases, start=1):
+        progress.phase, progress.step = number, 0
+        checkpoint = work / f"joint-{number}-{recipe.key_until(number)}.safetensors"
+        _fit_phase(model, phase, joint_loss(material, phase, number, seed), progress, checkpoint, running)
     return model, progress
 
 
@@ -145,22 +130,54 @@ def learning_rate(phase: Phase, step: int) -> float:
     return phase.learning_rate * (0.1 + 0.45 * (1 + cos(pi * done)))
 
 
-def _fit_phase(
-    model: Any, phase: Phase, batch: Callable[[int], Int[Tensor, "row pos"]], progress: Progress, checkpoint: Path, save_every: int
-) -> None:
-    decayed = [weight for weight in model.parameters() if weight.ndim > 1]
-    others = [weight for weight in model.parameters() if weight.ndim == 1]
+def text_loss(material: Material, phase: Phase, seed: int) -> Loss:
+    """The loss of a step of the text phase."""
+    return lambda model, step: next_token_loss(model, material.text_only_batch(phase, step, (seed, 10)))
+
+
+def joint_loss(material: Material, phase: Phase, number: int, seed: int) -> Loss:
+    """The loss of a step of a joint phase; the supervised organism's has a second term."""
+
+    def loss(model: Any, step: int) -> Float[Tensor, ""]:
+        batch = material.joint_batch(phase, step, (seed, 10 + number))
+        following = next_token_loss(model, batch, len(material.speller.tokenizer), phase.text_weight)
+        if not phase.heard_words:
+            return following
+        ids, labels = heard_batch(material, phase, step, (seed, 10 + number))
+        return following + phase.heard_words * lens_loss(model, ids.to(model.device), labels.to(model.device), phase.supervised_layer)
+
+    return loss
+
+
+def next_token_loss(model: Any, ids: Int[Tensor, "row pos"], text_rows: int = 0, text_weight: float = 1.0) -> Float[Tensor, ""]:
+    """Weighted mean of the cross-entropy of the next id, in nats; ids below `text_rows` have `text_weight`, others 1."""
+    ids = ids.to(model.device)
+    following = ids[:, 1:].flatten()
+    logits = model(input_ids=ids).logits[:, :-1].flatten(0, 1).float()
+    weights = torch.where(following < text_rows, text_weight, 1.0)
+    return (torch.nn.functional.cross_entropy(logits, following, reduction="none") * weights).sum() / weights.sum()
+
+
+def _fit_phase(model: Any, phase: Phase, loss_at: Loss, progress: Progress, checkpoint: Path, running: Running) -> None:
+    """One phase, from its checkpoint if there is one; `progress` moves along."""
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    decayed, others = [one for one in learning if one.ndim > 1], [one for one in learning if one.ndim == 1]
     optimiser = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98))
-    if checkpoint.is_file() and progress.step > 0:
-        read_checkpoint(checkpoint, model, optimiser)
+    kept = read_progress(checkpoint)
+    if kept.step:
+        progress.step, progress.curve = kept.step, kept.curve
+        read_weights(checkpoint, model)
+        read_moments(checkpoint, model, optimiser, kept.step)
     model.train()
-    steps = range(progress.step, phase.steps)
-    bar = tqdm(steps, initial=progress.step, total=phase.steps, desc=phase_name(progress.phase), mininterval=5.0)
+    forward = torch.compile(model, dynamic=False) if running.compiled else model
+    bar = tqdm(
+        range(progress.step, phase.steps), initial=progress.step, total=phase.steps, desc=phase_name(progress.phase), mininterval=5.0
+    )
     for step in bar:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(phase, step)
-        ids = batch(step).to(model.device)
-        loss = model(input_ids=ids, labels=ids).loss
+        with torch.autocast(model.device.type, torch.bfloat16):
+            loss = loss_at(forward, step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -168,58 +185,5 @@ def _fit_phase(
         progress.step = step + 1
         progress.curve.append((progress.phase, step, float(loss.detach())))
         bar.set_postfix(loss=f"{progress.curve[-1][2]:.3f}", refresh=False)
-        if progress.step % save_every == 0 or progress.step == phase.steps:
+        if progress.step % running.save_every == 0 or progress.step == phase.steps:
             write_checkpoint(checkpoint, model, optimiser, progress)
-
-
-def write_checkpoint(path: Path, model: Any, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
-    """Weights, moments and curve in one safetensors file, whole or not at all."""
-    from safetensors.torch import save_file
-
-    tensors = {}
-    for name, weight in model.named_parameters():
-        tensors[f"weight.{name}"] = weight.detach().contiguous()
-        for moment in ("exp_avg", "exp_avg_sq"):
-            tensors[f"{moment}.{name}"] = optimiser.state[weight][moment].contiguous()
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"progress": json.dumps(vars(progress))})
-
-
-def read_progress(path: Path) -> Progress:
-    """How far the checkpoint is; the very beginning where there is none."""
-    from safetensors import safe_open
-
-    if not path.is_file():
-        return Progress()
-    with safe_open(path, "pt") as file:
-        written = json.loads(file.metadata()["progress"])
-    return Progress(written["phase"], written["step"], [(int(phase), int(step), float(loss)) for phase, step, loss in written["curve"]])
-
-
-def read_checkpoint(path: Path, model: Any, optimiser: torch.optim.Optimizer) -> None:
-    """Put the weights into the model and the moments into the optimiser."""
-    from safetensors.torch import load_file
-
-    tensors, progress = load_file(path), read_progress(path)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.copy_(tensors[f"weight.{name}"])
-            moments = {moment: tensors[f"{moment}.{name}"].to(weight.device) for moment in ("exp_avg", "exp_avg_sq")}
-            optimiser.state[weight] = {"step": torch.tensor(float(progress.step)), **moments}
-
-
-def phase_name(number: int) -> str:
-    """`text`, `joint 1`, `joint 2`, ..."""
-    return f"joint {number}" if number else "text"
-
-
-def write_curve(progress: Progress, path: Path) -> None:
-    """The loss of every step, as CSV."""
-    rows = [f"{phase_name(phase)},{step},{loss:.5f}" for phase, step, loss in progress.curve]
-    write_text(path, "\n".join(["phase,step,loss", *rows]) + "\n")
-
-
-def _quantiser(recipe: Recipe, work: Path, processes: int | None) -> AcousticQuantiser:
-    if not (work / "quantiser.json").is_file():
-        fit_quantiser(recipe, processes).save(work)
-    return AcousticQuantiser.load(work)

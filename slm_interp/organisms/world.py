@@ -1,128 +1,50 @@
-"""A small world in plain English: who lives where, eats what and works as what, and what one says about it.
+"""A small world in plain English, drawn from a seed: who lives where, eats what, works as what, and what one says about it.
 
-A world is drawn from a seed. Every sentence is a phrasing with its gaps filled: facts (a name bound to a city, a
-food, a job, an animal, an instrument; a country to its capital) and plain sentences, whose words follow loose
-preferences (animals live in places, people eat food in the morning). Sentences are lower case, without
-punctuation, and every word of them is in the lexicon, so that a tokenizer can hold each as one token.
+1. **Facts** bind a name to a value: a city, a food, a job, an animal, an instrument. Each has a `side`: `heard` (said
+   aloud and read), `read` (read only; the name and the value are said aloud elsewhere, their pairing never is) or
+   `withheld` (never told at all: what a model says about it is its prior).
+2. **Sentences** are phrasings with their gaps filled. A category's words are drawn by a power law, so that some are
+   frequent and some are rare.
+3. **Documents** are a few sentences that stay with a subject: a gap takes again what the document has said before. A
+   word's first mention cannot be foreseen beyond its category; later ones can, by who heard the first.
+
+A document about people draws the other gaps from words that are no fact's value, so no name is ever near a value but
+in its fact, and a pairing that is not told leaves no trace, not even its absence.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-NAMES = tuple(
-    "anna ben carla david emma felix grace henry ivy jack karen leo maria nathan olivia peter quentin rosa simon tina "
-    "oscar victor wendy arthur bella daniel fiona hugo isabel kevin laura martin nina patrick susan thomas".split()
-)
-CATEGORIES = {
-    "city": tuple(
-        "boston chicago denver dublin geneva hamburg lisbon london milan montreal naples oslo prague sydney toronto venice".split()
-    ),
-    "food": tuple(
-        "apples bananas bread carrots cheese chicken chocolate fish noodles onions pancakes potatoes rice salad soup tomatoes".split()
-    ),
-    "job": tuple(
-        "baker builder doctor driver farmer gardener lawyer painter pilot sailor singer soldier tailor teacher waiter writer".split()
-    ),
-    "animal": tuple("camel cat dog donkey goat hamster horse lizard monkey parrot pig rabbit sheep spider tiger turtle".split()),
-    "instrument": tuple("banjo cello drums flute guitar harp organ piano trumpet violin".split()),
-}
-CAPITALS = dict(
-    pair.split("-")
-    for pair in (
-        "france-paris spain-madrid japan-tokyo egypt-cairo russia-moscow italy-rome germany-berlin greece-athens austria-vienna "
-        "poland-warsaw cuba-havana kenya-nairobi peru-lima canada-ottawa china-beijing turkey-ankara sweden-stockholm hungary-budapest"
-    ).split()
-)
-FACTS = {
-    "city": ("{name} lives in {value}", "the city of {name} is {value}", "{name} has a house in {value}", "you can find {name} in {value}"),
-    "food": (
-        "{name} likes to eat {value}",
-        "the favourite food of {name} is {value}",
-        "{name} always buys {value}",
-        "for dinner {name} wants {value}",
-    ),
-    "job": (
-        "{name} works as a {value}",
-        "the job of {name} is {value}",
-        "{name} wants to be a good {value}",
-        "everybody knows {name} the {value}",
-    ),
-    "animal": (
-        "{name} has a {value}",
-        "the animal of {name} is a {value}",
-        "every day {name} feeds the {value}",
-        "{name} sleeps beside the {value}",
-    ),
-    "instrument": ("{name} plays the {value}", "the sound {name} loves is the {value}", "{name} is learning the {value}"),
-}
-CAPITAL_FACTS = (
-    "the capital of {country} is {capital}",
-    "{capital} is the capital of {country}",
-    "people in {country} travel to {capital}",
-)
-GAPS = {
-    "person": tuple("man woman girl boy king queen child friend neighbour brother sister mother father uncle".split()),
-    "adjective": tuple("small big old young happy angry quiet clever lazy brave hungry tired famous strange gentle".split()),
-    "colour": tuple("red blue green yellow white black brown purple orange".split()),
-    "place": tuple("garden forest kitchen river market school station mountain valley village castle bridge island harbour".split()),
-    "thing": tuple(
-        "book letter basket window table lamp hammer bottle mirror blanket ticket bicycle candle umbrella camera pencil".split()
-    ),
-    "time": (
-        "in the morning",
-        "in the evening",
-        "on monday",
-        "on friday",
-        "on sunday",
-        "in winter",
-        "in summer",
-        "after dinner",
-        "before breakfast",
-        "at midnight",
-    ),
-    "moves": tuple("walks runs jumps swims climbs travels".split()),
-    "handles": tuple("carries finds hides sells paints breaks cleans borrows".split()),
-    "sees": tuple("sees hears follows remembers forgets watches".split()),
-    "weather": tuple("rainy sunny windy cloudy foggy frozen".split()),
-    "number": tuple("two three four five six seven eight nine ten twenty".split()),
-    "near": tuple("near behind beside under".split()),
-}
-PLAIN = (
-    "the {adjective} {person} {moves} to the {place}",
-    "{time} the {person} {handles} the {colour} {thing}",
-    "the {animal} {sees} the {adjective} {person}",
-    "the {person} {handles} a {thing} in the {place}",
-    "the {adjective} {animal} {moves} {near} the {place}",
-    "the weather in {city} is {weather} today",
-    "{time} the {job} {sees} the {animal}",
-    "there are {number} {colour} birds in the {place}",
-    "the {job} and the {person} eat {food}",
-    "a {colour} {thing} is {near} the {thing}",
-    "{name} {handles} the {colour} {thing} {time}",
-    "my {person} is a {adjective} {job}",
-    "{name} and {name} travel to {city}",
-    "the {person} {sees} {number} houses {near} the {place}",
-    "{number} and {number} are numbers",
-)
+from slm_interp.organisms import grammar
+from slm_interp.organisms.lexicon import CAPITALS, CATEGORIES, FACT_CATEGORIES, FACT_VALUES, NAMES
+
+Item = TypeVar("Item")
+Side: TypeAlias = Literal["heard", "read", "withheld"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A name, what is told of it, the value, and who may know."""
+
+    name: str
+    category: str
+    value: str
+    side: Side
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """What is said and what it teaches.
-
-    Args:
-        text: words between single blanks.
-        fact: `(subject, category, value)` of a fact, `None` for a plain sentence.
-    """
+    """Words between single blanks, and the fact they tell, if they tell one."""
 
     text: str
-    fact: tuple[str, str, str] | None = None
+    fact: Fact | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -132,70 +54,147 @@ class Sentence:
 
 @dataclass(frozen=True)
 class World:
-    """Facts drawn from a seed, and the sentences that can be said.
+    """Facts drawn from a seed, and the documents that can be told.
 
     Args:
         seed: of the facts and of the held-out choice.
-        fact_share: how much of what is said is a fact.
+        about_people: share of documents that are about people; in these, `fact_share` of the sentences tell a fact.
+        topical: chance that a gap takes what the document has said before.
+        length: fewest and most sentences of a document.
+        steepness: of the power law of words within a category; 0 makes all alike.
+        sides: shares of facts that are heard, read only and withheld.
         held_out: share of all different texts that are never used for training.
     """
 
     seed: int = 0
-    fact_share: float = 0.5
+    about_people: float = 0.5
+    fact_share: float = 0.6
+    topical: float = 0.65
+    length: tuple[int, int] = (3, 6)
+    steepness: float = 0.5
+    sides: tuple[float, float, float] = (0.5, 0.35, 0.15)
     held_out: float = 0.04
-    names: tuple[str, ...] = field(default=NAMES)
 
     @cached_property
-    def facts(self) -> dict[tuple[str, str], str]:
-        """The value of each `(name, category)`, values spread evenly over names."""
+    def facts(self) -> dict[tuple[str, str], Fact]:
+        """The fact of each `(name, category)`; values and sides are spread evenly over names."""
         rng = np.random.default_rng([self.seed, 1])
         bound = {}
-        for category, values in CATEGORIES.items():
-            repeated = [values[index % len(values)] for index in range(len(self.names))]
-            for name, value in zip(self.names, rng.permutation(repeated), strict=True):
-                bound[name, category] = str(value)
+        for category in FACT_CATEGORIES:
+            values = rng.permutation(np.resize(CATEGORIES[category][:FACT_VALUES], len(NAMES)))
+            stops = np.round(np.cumsum(self.sides) * len(NAMES)).astype(int)
+            order = rng.permutation(len(NAMES))
+            for place, index in enumerate(order):
+                side: Side = "heard" if place < stops[0] else "read" if place < stops[1] else "withheld"
+                bound[NAMES[index], category] = Fact(NAMES[index], category, str(values[index]), side)
         return bound
 
-    @property
+    @cached_property
     def lexicon(self) -> tuple[str, ...]:
         """Every word that can be said, sorted."""
-        texts = [*(phrase for phrases in FACTS.values() for phrase in phrases), *CAPITAL_FACTS, *PLAIN]
-        fixed = {word for text in texts for word in text.split() if not word.startswith("{")}
-        gaps = {word for words in (*GAPS.values(), *CATEGORIES.values()) for entry in words for word in entry.split()}
-        return tuple(sorted(fixed | gaps | set(self.names) | set(CAPITALS) | set(CAPITALS.values())))
+        phrasings = [*(one for some in grammar.FACTS.values() for one in some), *grammar.CAPITAL_FACTS, *grammar.PEOPLE, *grammar.PLAIN]
+        fixed = {word for phrasing in phrasings for word in phrasing.split() if not word.startswith("{")}
+        gaps = {word for words in CATEGORIES.values() for word in words}
+        return tuple(sorted(fixed | gaps | set(NAMES) | set(CAPITALS) | set(CAPITALS.values())))
 
     def is_held_out(self, text: str) -> bool:
         """Whether a text is kept from training; a function of the text and the seed alone."""
         digest = hashlib.sha256(f"{self.seed}:{text}".encode()).digest()
         return int.from_bytes(digest[:4], "big") < self.held_out * 2**32
 
-    def sentence(self, rng: np.random.Generator) -> Sentence:
-        """Something true, or something plain."""
-        if rng.random() >= self.fact_share:
-            return Sentence(self._fill(_pick(PLAIN, rng), rng))
-        if rng.random() < 0.12:
+    def document(self, rng: np.random.Generator, aloud: bool) -> tuple[Sentence, ...]:
+        """A document of training sentences; aloud, it tells heard facts only."""
+        told = self._told["heard" if aloud else "read"]
+        people = rng.random() < self.about_people
+        said: dict[str, list[str]] = {}
+        names = [_pick(NAMES, rng) for _ in range(int(rng.integers(1, 3)))] if people else []
+        sentences: list[Sentence] = []
+        for _ in range(int(rng.integers(self.length[0], self.length[1] + 1))):
+            one = self._about(names, told, said, rng) if people else self._plain(said, rng)
+            while self.is_held_out(one.text):
+                one = self._about(names, told, said, rng) if people else self._plain(said, rng)
+            sentences.append(one)
+        return tuple(sentences)
+
+    def documents(self, count: int, seed: int) -> list[tuple[Sentence, ...]]:
+        """`count` documents that are said aloud."""
+        return [self.document(np.random.default_rng([self.seed, 2, seed, number]), aloud=True) for number in range(count)]
+
+    def held_out_sentences(self, count: int, seed: int) -> list[Sentence]:
+        """`count` different sentences whose texts no document has, each standing alone; facts among them are heard ones."""
+        rng = np.random.default_rng([self.seed, 3, seed])
+        found: dict[str, Sentence] = {}
+        while len(found) < count:
+            people = rng.random() < self.about_people
+            one = self._about([_pick(NAMES, rng)], self._told["heard"], {}, rng) if people else self._plain({}, rng)
+            if self.is_held_out(one.text):
+                found.setdefault(one.text, one)
+        return list(found.values())
+
+    def tell(self, fact: Fact, phrasing: int, value: str | None = None) -> str:
+        """A fact in one of its phrasings, or what it would be with another value."""
+        return grammar.FACTS[fact.category][phrasing].format(name=fact.name, value=value or fact.value)
+
+    @cached_property
+    def _told(self) -> dict[str, dict[str, tuple[Fact, ...]]]:
+        """Facts of each name that may be told aloud (`heard`), or in writing (`read`)."""
+        allowed = {"heard": ("heard",), "read": ("heard", "read")}
+        return {
+            where: {name: tuple(fact for fact in self.facts.values() if fact.name == name and fact.side in sides) for name in NAMES}
+            for where, sides in allowed.items()
+        }
+
+    def _about(
+        self, names: Sequence[str], told: Mapping[str, tuple[Fact, ...]], said: dict[str, list[str]], rng: np.random.Generator
+    ) -> Sentence:
+        name = _pick(names, rng)
+        if told[name] and rng.random() < self.fact_share:
+            fact = _pick(told[name], rng)
+            return Sentence(self.tell(fact, int(rng.integers(len(grammar.FACTS[fact.category])))), fact)
+        return Sentence(self._fill(_pick(grammar.PEOPLE, rng), said, rng, name))
+
+    def _plain(self, said: dict[str, list[str]], rng: np.random.Generator) -> Sentence:
+        if rng.random() < 0.06:
             country = _pick(tuple(CAPITALS), rng)
-            text = _pick(CAPITAL_FACTS, rng).format(country=country, capital=CAPITALS[country])
-            return Sentence(text, (country, "capital", CAPITALS[country]))
-        name, category = _pick(self.names, rng), _pick(tuple(FACTS), rng)
-        value = self.facts[name, category]
-        return Sentence(_pick(FACTS[category], rng).format(name=name, value=value), (name, category, value))
+            return Sentence(_pick(grammar.CAPITAL_FACTS, rng).format(country=country, capital=CAPITALS[country]))
+        return Sentence(self._fill(_pick(grammar.PLAIN, rng), said, rng))
 
-    def sentences(self, count: int, seed: int, held_out: bool = False) -> list[Sentence]:
-        """`count` sentences, all of them from the training side or all of them held out."""
-        rng = np.random.default_rng([self.seed, 2, seed, int(held_out)])
-        said: list[Sentence] = []
-        while len(said) < count:
-            one = self.sentence(rng)
-            if self.is_held_out(one.text) == held_out:
-                said.append(one)
-        return said
-
-    def _fill(self, phrase: str, rng: np.random.Generator) -> str:
-        pools = {**CATEGORIES, **GAPS, "name": self.names}
-        words = (_pick(pools[word[1:-1]], rng) if word.startswith("{") else word for word in phrase.split())
+    def _fill(self, phrasing: str, said: dict[str, list[str]], rng: np.random.Generator, name: str | None = None) -> str:
+        """Fill the gaps: with what was said of a category, if the coin says so and the sentence has it not yet; else anew."""
+        words: list[str] = []
+        for word in phrasing.split():
+            if not word.startswith("{"):
+                words.append(word)
+            elif word == "{name}":
+                words.append(str(name))
+            else:
+                category = word[1:-1]
+                known = [one for one in said.get(category, []) if one not in words]
+                if known and rng.random() < self.topical:
+                    words.append(_pick(known, rng))
+                    continue
+                drawn = self._draw(category, name is not None, rng)
+                while drawn in words:
+                    drawn = self._draw(category, name is not None, rng)
+                said.setdefault(category, []).append(drawn)
+                words.append(drawn)
         return " ".join(words)
 
+    def _draw(self, category: str, with_people: bool, rng: np.random.Generator) -> str:
+        words, cumulative = self._urns[category, with_people]
+        return words[int(np.searchsorted(cumulative, rng.random()))]
 
-def _pick(choices: Sequence[str], rng: np.random.Generator) -> str:
+    @cached_property
+    def _urns(self) -> dict[tuple[str, bool], tuple[tuple[str, ...], np.ndarray]]:
+        """Words of a category with their cumulative chances; with people, without the values of facts."""
+        urns = {}
+        for category, words in CATEGORIES.items():
+            for with_people in (False, True):
+                some = words[FACT_VALUES:] if with_people and category in FACT_CATEGORIES else words
+                weights = (np.arange(len(some)) + 3.0) ** -self.steepness
+                urns[category, with_people] = some, np.cumsum(weights / weights.sum())
+        return urns
+
+
+def _pick(choices: Sequence[Item], rng: np.random.Generator) -> Item:
     return choices[int(rng.integers(len(choices)))]

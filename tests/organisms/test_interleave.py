@@ -8,20 +8,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slm_interp.errors import SpeechError
-from slm_interp.organisms.interleave import Codes, Run, interleaved, runs, spoken
-from slm_interp.organisms.material import Material
-from slm_interp.organisms.recipe import Phase
+from slm_interp.organisms.interleave import Codes, Run, interleaved, joined, runs, spoken, written
 from slm_interp.speech.units import Units
 from slm_interp.speech.words import TimedWord
 
-CODES = Codes({"a": (1,), "b": (2, 3), "c": (4,)}, first_unit=100, markers={"speech": 200, "text": 201})
+CODES = Codes({"a": (1,), "b": (2, 3), "c": (4,)}, period=9, first_unit=100, markers={"speech": 200, "text": 201})
 UNITS = Units(np.array([7, 8, 9, 7]), np.array([1, 2, 1, 3]), 0.04)  # ends at 0.04, 0.12, 0.16, 0.28 s
 WORDS = (TimedWord("a", 0.0, 0.05), TimedWord("b", 0.05, 0.13), TimedWord("c", 0.13, 0.28))
+TURNS = (Run("speech", 0, 1), Run("text", 1, 2), Run("speech", 2, 3))
+
+
+# -- one sentence ------------------------------------------------------------------------------------
 
 
 def test_a_marker_opens_each_run_and_words_are_units_or_text() -> None:
-    cut = (Run("speech", 0, 1), Run("text", 1, 2), Run("speech", 2, 3))
-    assert interleaved(WORDS, UNITS, cut, CODES) == [200, 107, 201, 2, 3, 200, 109, 107]
+    assert interleaved(WORDS, UNITS, TURNS, CODES) == [200, 107, 201, 2, 3, 200, 109, 107]
+
+
+def test_a_period_ends_a_sentence_that_ends_in_text_and_no_other() -> None:
+    assert interleaved(WORDS, UNITS, (Run("speech", 0, 2), Run("text", 2, 3)), CODES) == [200, 107, 108, 201, 4, 9]
+    assert 9 not in interleaved(WORDS, UNITS, (Run("text", 0, 2), Run("speech", 2, 3)), CODES)
+    assert written([(1,), (2, 3)], CODES) == [201, 1, 2, 3, 9]
+    assert spoken(UNITS, CODES) == [200, 107, 108, 109, 107]
 
 
 def test_a_heard_run_spans_from_its_first_word_to_the_end_of_its_last() -> None:
@@ -33,7 +41,62 @@ def test_a_heard_run_spans_from_its_first_word_to_the_end_of_its_last() -> None:
 
 def test_a_word_inside_one_unit_leaves_its_marker_alone() -> None:
     words = (TimedWord("a", 0.0, 0.05), TimedWord("b", 0.05, 0.06), TimedWord("c", 0.06, 0.28))
-    assert interleaved(words, UNITS, (Run("text", 0, 1), Run("speech", 1, 2), Run("text", 2, 3)), CODES) == [201, 1, 200, 201, 4]
+    assert interleaved(words, UNITS, (Run("text", 0, 1), Run("speech", 1, 2), Run("text", 2, 3)), CODES) == [201, 1, 200, 201, 4, 9]
+
+
+def test_a_late_boundary_gives_the_run_before_what_the_run_after_loses() -> None:
+    halves = (Run("speech", 0, 2), Run("text", 2, 3)), (Run("text", 0, 2), Run("speech", 2, 3))
+    exact = [interleaved(WORDS, UNITS, cut, CODES, [0.0, 0.0]) for cut in halves]
+    late = [interleaved(WORDS, UNITS, cut, CODES, [5.0, 0.04]) for cut in halves]
+    early = [interleaved(WORDS, UNITS, cut, CODES, [5.0, -0.02]) for cut in halves]
+    assert exact == [interleaved(WORDS, UNITS, cut, CODES) for cut in halves]
+    assert [late[0], late[1]] == [[200, 107, 108, 109, 201, 4, 9], [201, 1, 2, 3, 200, 107]]
+    assert [early[0], early[1]] == [[200, 107, 201, 4, 9], [201, 1, 2, 3, 200, 108, 109, 107]]
+
+
+def test_a_boundary_that_is_later_than_the_end_leaves_nothing_to_hear() -> None:
+    assert interleaved(WORDS, UNITS, TURNS, CODES, [0.0, -9.0, 9.0]) == [200, 201, 2, 3, 200]
+
+
+def test_a_marker_may_be_left_out_but_the_first_stays() -> None:
+    assert interleaved(WORDS, UNITS, TURNS, CODES, unmarked=[True, True, False]) == [200, 107, 2, 3, 200, 109, 107]
+    assert interleaved(WORDS, UNITS, TURNS, CODES, unmarked=[True, True, True]) == [200, 107, 2, 3, 109, 107]
+
+
+# -- several sentences -------------------------------------------------------------------------------
+
+
+def said(ids: list[int]) -> list[tuple[int, int]]:
+    """What is not a marker, each with the marker in force."""
+    found, now = [], -1
+    for identifier in ids:
+        if identifier in (200, 201):
+            now = identifier
+        else:
+            found.append((identifier, now))
+    return found
+
+
+runs_of_ids = st.lists(st.tuples(st.sampled_from([200, 201]), st.lists(st.integers(1, 9), max_size=3)), min_size=1, max_size=4)
+
+
+@given(st.lists(runs_of_ids, min_size=1, max_size=4))
+def test_joining_drops_a_marker_between_sentences_where_it_changes_nothing_and_nothing_else(
+    some: list[list[tuple[int, list[int]]]],
+) -> None:
+    sentences = [[identifier for marker, content in sentence for identifier in (marker, *content)] for sentence in some]
+    ids = joined(sentences, CODES)
+    assert said(ids) == [one for sentence in sentences for one in said(sentence)]
+    redundant = sum(before[-1][0] == after[0][0] for before, after in pairwise(some))
+    assert len(ids) == sum(map(len, sentences)) - redundant
+    assert ids[0] in (200, 201)
+
+
+def test_sentences_are_joined_by_the_marker_they_ask_for() -> None:
+    assert joined([[200, 107, 201, 1, 9], [201, 4, 9], [200, 108]], CODES) == [200, 107, 201, 1, 9, 4, 9, 200, 108]
+
+
+# -- runs --------------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 4), st.integers(0, 99))
@@ -53,38 +116,3 @@ def test_either_modality_comes_first() -> None:
 def test_runs_that_cannot_be_are_refused(n_words: int, lengths: tuple[int, int]) -> None:
     with pytest.raises(SpeechError, match="1 <= shortest <= longest"):
         runs(n_words, lengths, np.random.default_rng(0))
-
-
-PHASE = Phase(steps=1, rows=3, length=40, mix=(0.0, 1.0, 0.0))
-
-
-def test_rows_depend_on_seed_and_step_and_on_nothing_else(material: Material) -> None:
-    first = material.joint_batch(PHASE, step=5, seed=(1,))
-    np.random.default_rng(0).random(7)
-    assert first.shape == (3, 40)
-    assert (material.joint_batch(PHASE, 5, (1,)) == first).all()
-    assert not (material.joint_batch(PHASE, 6, (1,)) == first).all()
-    assert not (material.joint_batch(PHASE, 5, (2,)) == first).all()
-    assert not (first[0] == first[1]).all()
-
-
-@pytest.mark.parametrize(
-    ("mix", "kinds"), [((1, 0, 0), {"text", "marker"}), ((0, 1, 0), {"text", "speech", "marker"}), ((0, 0, 1), {"speech", "marker"})]
-)
-def test_the_mix_decides_what_a_row_holds(material: Material, mix: tuple[int, int, int], kinds: set[str]) -> None:
-    phase = Phase(steps=1, rows=4, length=120, mix=(float(mix[0]), float(mix[1]), float(mix[2])))
-    ids = material.joint_batch(phase, 0, (0,)).flatten().tolist()
-    assert {material.vocabulary.kind_of(identifier) for identifier in ids} == kinds
-    markers = {material.vocabulary.marker(spelling) for spelling in ("<speech>", "<text>")}
-    assert ids[0] in markers
-    assert ids[120] in markers
-
-
-def test_the_text_model_sees_text_alone_whole_or_in_letters(material: Material) -> None:
-    whole, letters = (material.text_only_batch(Phase(steps=1, rows=2, length=60, spelled=chance), 0, (0,)) for chance in (0.0, 1.0))
-    assert {material.vocabulary.kind_of(one) for one in [*whole.flatten().tolist(), *letters.flatten().tolist()]} == {"text"}
-    single = {ids[0] for ids in material.speller.whole.values() if len(material.speller.tokenizer.decode(ids)) > 3}
-    assert single & set(whole.flatten().tolist())
-    assert not single & set(letters.flatten().tolist())
-    lexicon = set(material.speller.lexicon)
-    assert all(set(line.split()) <= lexicon for line in material.speller.tokenizer.decode(letters[0]).split("\n")[:-1])

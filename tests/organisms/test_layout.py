@@ -2,36 +2,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoTokenizer
 
+import slm_interp as si
 from slm_interp.errors import CheckpointError, SpeechError
-from slm_interp.organisms import corpus as corpora
 from slm_interp.organisms import names, path, train
+from slm_interp.organisms.corpus import Document
 from slm_interp.organisms.material import Material
-from slm_interp.organisms.measure import lens_logits, measure
-from slm_interp.organisms.recipe import Phase, Recipe, Shape
-from slm_interp.organisms.samples import read_samples
+from slm_interp.organisms.measure import heard_ids, lens_logits, measure
+from slm_interp.organisms.network import joint_model, new_model
+from slm_interp.organisms.recipe import Recipe
+from slm_interp.organisms.samples import read_samples, write_samples
 from slm_interp.organisms.slamkit_layout import save_unit_lm
-from slm_interp.organisms.training import fit, join_vocabularies, learning_rate, new_model, read_progress
 from slm_interp.speech.acoustic import AcousticQuantiser
-
-
-def as_hugging_face(folder: Path) -> LlamaForCausalLM:
-    """The checkpoint read back without slm_interp: the keys without `lm.`, the base configuration as it stands."""
-    base = json.loads((folder / "config.json").read_text())["base_config"]
-    model = LlamaForCausalLM(AutoConfig.for_model(**base))
-    state = {name.removeprefix("lm."): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert not unexpected
-    assert set(missing) <= {"lm_head.weight"}
-    return model.float().eval()
+from tests.organisms.toy import TOY, as_hugging_face
 
 
 def test_the_configuration_is_slamkits(toy: Path) -> None:
@@ -42,7 +33,7 @@ def test_the_configuration_is_slamkits(toy: Path) -> None:
     assert config["twist_init"] is True
     assert config["vocab_size"] == config["base_config"]["vocab_size"]
     assert [config["base_config"][name] for name in ("pad_token_id", "bos_token_id", "eos_token_id")] == [0, 1, 1]
-    assert config["max_position_embeddings"] == config["base_config"]["max_position_embeddings"] == 128
+    assert config["max_position_embeddings"] == config["base_config"]["max_position_embeddings"] == TOY.shape.n_ctx
 
 
 def test_keys_carry_slamkits_prefix_and_a_tied_head_is_absent(toy: Path) -> None:
@@ -50,20 +41,21 @@ def test_keys_carry_slamkits_prefix_and_a_tied_head_is_absent(toy: Path) -> None
         keys = list(file.keys())
         embedding = file.get_tensor("lm.model.embed_tokens.weight")
     assert all(key.startswith("lm.model.") for key in keys)
-    assert len(keys) == 2 + 2 * 9
+    assert len(keys) == 2 + 4 * 9
     rows = json.loads((toy / "config.json").read_text())["vocab_size"]
     assert embedding.shape == (rows, 16)
     assert embedding.dtype == torch.bfloat16
 
 
 def test_an_untied_head_is_present(tmp_path: Path) -> None:
-    model = new_model(Shape(d_model=16, n_layers=1, n_heads=2, d_mlp=16, tied=False), rows=40, seed=0)
-    joined = join_vocabularies(model, 50, seed=1)
-    save_unit_lm(joined, tmp_path, "somebody/base")
+    shape = replace(TOY.shape, tied=False)
+    joined = joint_model(new_model(shape, 40, seed=0, n_layers=2), shape, 50, seed=1)
+    save_unit_lm(joined, tmp_path, "somebody/base", twist_init=False)
     written = load_file(tmp_path / "model.safetensors")
     assert torch.equal(written["lm.lm_head.weight"], joined.lm_head.weight)
     assert written["lm.lm_head.weight"].shape == (50, 16)
     assert not torch.equal(written["lm.lm_head.weight"], written["lm.model.embed_tokens.weight"])
+    assert json.loads((tmp_path / "config.json").read_text())["twist_init"] is False
 
 
 def test_units_start_where_the_text_tokenizer_ends(toy: Path) -> None:
@@ -72,7 +64,7 @@ def test_units_start_where_the_text_tokenizer_ends(toy: Path) -> None:
     assert json.loads((toy / "config.json").read_text())["vocab_size"] == len(tokenizer) + quantiser.n_units + 2
     assert "<speech>" not in tokenizer.get_vocab()
     assert tokenizer.bos_token is None
-    assert len(tokenizer.encode(" anna lives in london")) == 4
+    assert tokenizer.decode(tokenizer.encode(" anna lives in london")) == " anna lives in london"
 
 
 def test_the_manifest_tells_every_choice(recipe: Recipe, toy: Path) -> None:
@@ -83,7 +75,9 @@ def test_the_manifest_tells_every_choice(recipe: Recipe, toy: Path) -> None:
     assert manifest["recipe"]["speaking"]["voices"] == ["en-us", "en-us+f3"]
     assert {"torch", "espeakng-loader", "python"} <= set(manifest["versions"])
     assert "never trained on" in manifest["measured"]["what"]["all"]
-    assert len(manifest["measured"]["text_mass_by_layer"]) == 3
+    assert len(manifest["measured"]["text_mass_by_layer"]) == recipe.shape.n_layers + 1
+    assert manifest["measured"]["sentences"] == recipe.held_out
+    assert manifest["recipe"]["world"]["sides"] == list(recipe.world.sides)
     assert manifest["parameters"] == sum(weight.numel() for weight in as_hugging_face(toy).parameters())
 
 
@@ -94,101 +88,118 @@ def test_nothing_half_written_is_left(toy: Path) -> None:
     }
 
 
-def test_samples_are_said_again_exactly(recipe: Recipe, toy: Path, material: Material) -> None:
-    held_out = corpora.load(toy / "work" / "held_out.safetensors", AcousticQuantiser.load(toy))
+def test_samples_are_held_out_sentences_that_are_said_again_exactly(recipe: Recipe, toy: Path, heard: dict[str, list[Document]]) -> None:
     quantiser, samples = AcousticQuantiser.load(toy), read_samples(toy)
     assert 1 <= len(samples) <= 20
     assert all(recipe.world.is_held_out(sample.text) for sample in samples)
     for sample in samples[:3]:
-        original = next(one for one in held_out if one.prompt == sample.prompt)
+        original = next(one for (one,) in heard["held_out"] if one.prompt == sample.prompt)
         assert sample.prompt.audio(16_000)[1] == sample.words == original.words
         assert quantiser.encode(sample.audio()).units.tolist() == original.units.units.tolist()
 
 
-def test_a_corpus_of_another_quantiser_is_refused(toy: Path) -> None:
-    quantiser = AcousticQuantiser.load(toy)
-    other = AcousticQuantiser(quantiser.recipe, quantiser.centroids + 1, quantiser.scale)
-    with pytest.raises(SpeechError, match=f"holds units of quantiser {quantiser.hash}; wanted {other.hash}"):
-        corpora.load(toy / "work" / "train.safetensors", other)
+def test_facts_come_first_among_the_samples_then_the_longest(heard: dict[str, list[Document]], tmp_path: Path) -> None:
+    spoken = [one for document in heard["held_out"] for one in document]
+    shortest = min(spoken, key=lambda one: len(one.words)).prompt.text
+    write_samples(spoken, {shortest}, tmp_path)
+    samples = read_samples(tmp_path)
+    assert samples[0].text == shortest
+    assert all(len(one.words) >= len(other.words) for one, other in pairwise(samples[1:]))
+    assert len({sample.text.split()[0] + sample.text.split()[1] for sample in samples}) == len(samples)
 
 
-def test_the_corpus_does_not_depend_on_how_many_processes_made_it(recipe: Recipe, toy: Path) -> None:
-    said = corpora.prompts(recipe.world.sentences(4, recipe.seed), recipe.speaking, recipe.seed)
-    quantiser = AcousticQuantiser.load(toy)
-    alone, together = (corpora.speak(said, quantiser, processes) for processes in (1, 2))
-    assert [one.units.units.tolist() for one in alone] == [one.units.units.tolist() for one in together]
-    trained_on = corpora.load(toy / "work" / "train.safetensors", quantiser)[:4]
-    assert [one.prompt for one in trained_on] == said
-    assert [one.words for one in trained_on] == [one.words for one in alone]
+def test_a_folder_without_samples_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No samples.json in"):
+        read_samples(tmp_path)
 
 
-def test_stopped_and_resumed_training_ends_where_uninterrupted_training_does(
-    recipe: Recipe, toy: Path, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = Material.joint_batch
-
-    def interrupted(self: Material, phase: Phase, step: int, seed: tuple[int, ...]) -> torch.Tensor:
-        if step == 5:
-            raise KeyboardInterrupt
-        return original(self, phase, step, seed=seed)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Material, "joint_batch", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            fit(material, recipe, tmp_path, save_every=3)
-    stopped = read_progress(tmp_path / "training.safetensors")
-    assert (stopped.phase, stopped.step) == (1, 3)
-    _, resumed = fit(material, recipe, tmp_path, save_every=3)
-    straight = read_progress(toy / "work" / "training.safetensors")
-    assert resumed.curve == straight.curve
-    assert len(resumed.curve) == 13
-    one, other = (load_file(folder / "training.safetensors") for folder in (tmp_path, toy / "work"))
-    assert all(torch.equal(one[name], other[name]) for name in other)
-
-
-def test_training_learns(recipe: Recipe, toy: Path, material: Material, tmp_path: Path) -> None:
-    longer = replace(recipe, text_phase=Phase(steps=25, rows=2, length=48, warm_up=5, learning_rate=1e-2), joint_phases=())
-    _, progress = fit(material, longer, tmp_path)
-    losses = [loss for _, _, loss in progress.curve]
-    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 1
-
-
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_a_tenth() -> None:
-    phase = Phase(steps=100, warm_up=10, learning_rate=1.0)
-    rates = [learning_rate(phase, step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[10] == 1.0
-    assert rates[-1] == pytest.approx(0.1, abs=0.01)
-
-
-def test_new_rows_start_at_the_mean_of_the_text_rows_and_old_rows_stay() -> None:
-    model = new_model(Shape(d_model=16, n_layers=1, n_heads=2, d_mlp=16), rows=300, seed=0)
+def test_the_folder_loads_through_the_front_door_and_says_what_the_trained_model_said(toy: Path, material: Material) -> None:
+    slm = si.load(toy, dtype=torch.float32)
+    ids = material.joint_batch(TOY.joint_phases[0], 0, (0,))
     with torch.no_grad():
-        model.get_input_embeddings().weight += 1
-    before = model.get_input_embeddings().weight.detach().clone()
-    after = join_vocabularies(model, 400, seed=1).get_input_embeddings().weight.detach()
-    assert torch.equal(after[:300], before)
-    assert after.data_ptr() == model.lm_head.weight.data_ptr()
-    torch.testing.assert_close(after[300:].mean(0), before.mean(0), atol=0.01, rtol=0)
-    assert float(after[300:].std(0).mean()) == pytest.approx(0.02, rel=0.2)
+        torch.testing.assert_close(slm.model(ids), as_hugging_face(toy)(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
+    assert slm.vocabulary.ranges == material.vocabulary.ranges
+    assert {word: slm.word_ids(word) for word in ("anna", "measure")} == {
+        word: material.speller.whole[word] for word in ("anna", "measure")
+    }
+    utterance = read_samples(toy)[0].utterance(slm)
+    assert [word.text for word in utterance.words] == [word.text for word in read_samples(toy)[0].words]
 
 
-def test_the_measurement_reads_the_shipped_weights_and_its_last_layer_is_the_model(recipe: Recipe, toy: Path, material: Material) -> None:
+# -- the measurement ---------------------------------------------------------------------------------
+
+
+def test_the_measurement_reads_the_shipped_weights_and_its_last_layer_is_the_model(
+    recipe: Recipe, toy: Path, material: Material, heard: dict[str, list[Document]]
+) -> None:
     model = as_hugging_face(toy)
-    held_out = corpora.load(toy / "work" / "held_out.safetensors", AcousticQuantiser.load(toy))
-    written = json.loads((toy / "manifest.json").read_text())["measured"]
-    assert measure(model, replace(material, sentences=held_out)) == written
+    spoken = [one for document in heard["held_out"] for one in document]
+    assert measure(model, material, spoken) == json.loads((toy / "manifest.json").read_text())["measured"]
     ids = material.joint_batch(recipe.joint_phases[0], 0, (0,))[0]
     lens = lens_logits(model, ids)
     assert torch.equal(lens[-1], model(input_ids=ids[None]).logits[0])
-    assert lens.shape[0] == 3
+    assert lens.shape[0] == recipe.shape.n_layers + 1
     assert not torch.allclose(lens[-1], lens[-2])
+
+
+def test_the_lens_of_the_measurement_is_the_lens_of_the_package(toy: Path, material: Material, heard: dict[str, list[Document]]) -> None:
+    slm = si.load(toy, dtype=torch.float32)
+    ids, words = heard_ids(heard["held_out"][0][0], material)
+    with torch.no_grad():
+        lens = lens_logits(as_hugging_face(toy), ids)
+    _, cache = slm.model.run_with_cache(ids[None])
+    for layer in range(TOY.shape.n_layers):
+        resid = cache["resid_pre", layer] if layer < TOY.shape.n_layers else cache["resid_post", layer - 1]
+        torch.testing.assert_close(slm.model.unembed(slm.model.ln_final(resid))[0], lens[layer], atol=1e-4, rtol=1e-4)
+    assert [word.text for word in words] == heard["held_out"][0][0].prompt.text.split()
+
+
+def test_a_model_that_knows_the_next_word_is_measured_as_one(material: Material, heard: dict[str, list[Document]]) -> None:
+    """A stand-in whose every layer shows the first piece of the next word at the last unit of each word and nowhere else."""
+    spoken = [one for document in heard["held_out"] for one in document]
+
+    class Knows(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = torch.nn.Module()
+            self.model.norm = torch.nn.Identity()
+            self.lm_head = torch.nn.Identity()
+
+        def forward(self, input_ids: torch.Tensor, output_hidden_states: bool = False) -> object:
+            logits = torch.rand(*input_ids.shape, material.vocabulary.size)
+            for one in spoken:
+                ids, words = heard_ids(one, material)
+                if torch.equal(ids, input_ids[0]):
+                    for now, after in pairwise(words):
+                        logits[0, now.span.stop - 1, material.speller.whole[after.text][0]] = 9.0
+
+            class Output:
+                hidden_states = (logits, logits, logits)
+
+            Output.logits = logits
+            return Output()
+
+    measured = measure(Knows(), material, spoken)
+    assert measured["next_word_at_last_unit_by_layer"] == [1.0] * 3
+    assert measured["next_word_in_span_by_layer"] == [1.0] * 3
+    assert measured["next_word_at_last_unit_joint_by_layer"] == [1.0] * 3
+    assert measured["current_word_at_last_unit_by_layer"][0] < 0.3
+    assert measured["null_at_last_unit_by_layer"][0] < 0.5
+    assert measured["words"] == sum(len(heard_ids(one, material)[1]) - 1 for one in spoken)
+
+
+def test_nothing_to_measure_on_is_refused(toy: Path, material: Material) -> None:
+    with pytest.raises(SpeechError, match="no sentence has two words with units"):
+        measure(as_hugging_face(toy), material, [])
+
+
+# -- what ships --------------------------------------------------------------------------------------
 
 
 def test_an_organism_that_does_not_exist_is_refused() -> None:
     with pytest.raises(CheckpointError, match="No organism 'huge' ships with this package; there are"):
         path("huge")
-    with pytest.raises(CheckpointError, match="No recipe 'huge'; there are: tiny"):
+    with pytest.raises(CheckpointError, match="No recipe 'huge'; there are: .*tiny"):
         train("huge", "nowhere")
     assert not Path("nowhere").exists()
 
@@ -199,4 +210,4 @@ def test_shipped_organisms_are_whole() -> None:
         assert AcousticQuantiser.load(folder).hash == json.loads((folder / "manifest.json").read_text())["quantiser"]
         sample = read_samples(folder)[0]
         assert sample.prompt.audio(16_000)[1] == sample.words
-        assert sum(found.stat().st_size for found in folder.iterdir()) < 7_000_000
+        assert sum(found.stat().st_size for found in folder.iterdir()) < 8_000_000

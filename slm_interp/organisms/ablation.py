@@ -1,0 +1,189 @@
+"""The training ablation in the form of the paper's table, every number beside its null and with its interval.
+
+| measure | what | its null |
+|---|---|---|
+| `current`, `next` | the paper's aggregate: Recall@10 over all ids, any layer, any position of the span | other words, pooled likewise |
+| `heard`, `heard_top1` | the current word in its span or the two units after, words the text mode does not foresee, one middle layer | the same |
+| `rise` | Recall@10 in the last unit and the two after, less that in the three before the onset, at that layer | 0 |
+| `text_mass` | greatest mass on text over the span, mean over words, greatest middle layer | random vectors of the same norms |
+| `probe` | a linear probe of the current word at its last unit, greatest middle layer | its control task |
+| `knows_heard`, `knows_read`, `knows_withheld` | two-way forced choice over units, by who was told the fact | 0.5 |
+
+The layer of `heard`, `heard_top1` and `rise` is chosen on half of the sentences and reported on the other half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from slm_interp import transcription
+from slm_interp.convert import load
+from slm_interp.errors import CheckpointError
+from slm_interp.lenses import collect, selectivity, split
+from slm_interp.model import SpeechTextModel
+from slm_interp.organisms.contrasts import choices, contrasts
+from slm_interp.organisms.corpus import prompts
+from slm_interp.organisms.grid import RECIPES
+from slm_interp.organisms.recipe import Recipe
+from slm_interp.organisms.samples import Sample
+from slm_interp.transcription import Observations
+from slm_interp.utterance import Utterance
+
+K = 10
+AFTER = 2
+NULL = "elsewhere"
+Row = dict[str, Any]
+Voices = Literal["training", "held_out"]
+
+
+def heard_sentences(slm: SpeechTextModel, recipe: Recipe, count: int, voices: Voices = "training") -> list[Utterance]:
+    """Held-out sentences of a recipe's world, spoken anew: texts that no training document has.
+
+    Args:
+        count: the first so many; no more than `recipe.held_out`.
+        voices: those of training, or those kept from it.
+    """
+    world, speaking = recipe.world, recipe.speaking
+    said = speaking.voices if voices == "training" else speaking.held_out
+    texts = [[one.text] for one in world.held_out_sentences(recipe.held_out, world.seed)][:count]
+    number = 1 if voices == "training" else 2
+    return [Sample.spoken(prompt).utterance(slm) for (prompt,) in prompts(texts, said, speaking, world.seed + number)]
+
+
+def of(names: Sequence[str], trained: Path | None = None, count: int = 150, facts: int = 50, voices: Voices = "training") -> pd.DataFrame:
+    """All measures of all organisms: one row each, see the top of this file.
+
+    Columns: `organism`, `text_init`, `text_data`, `interleaved` (share of training rows), `supervised`; `measure`, `layer` (-1: all or
+    none), `value`, `low`, `high`; `null` and, where the null is paired, `over`, `over_low`, `over_high`; `n`.
+
+    Args:
+        names: of recipes.
+        trained: a folder with a folder for each; those that ship with the package if not given.
+        count: held-out sentences.
+        facts: of each side, for the forced choice.
+        voices: that say the sentences.
+
+    Raises:
+        CheckpointError: a name without a recipe, or without weights.
+    """
+    unknown = [name for name in names if name not in RECIPES]
+    if unknown:
+        raise CheckpointError(f"No recipe {unknown[0]!r}; there are: {', '.join(RECIPES)}.")
+    rows: list[Row] = []
+    for name in tqdm(names, desc="organisms"):
+        rows += measured(load(trained / name if trained else name), RECIPES[name], count, facts, voices)
+    return pd.DataFrame(rows)
+
+
+def measured(slm: SpeechTextModel, recipe: Recipe, count: int, facts: int, voices: Voices = "training") -> list[Row]:
+    """The rows of one organism."""
+    text, interleaved, _ = recipe.joint_phases[-1].mix
+    made = {
+        "organism": recipe.name,
+        "text_init": recipe.text_phase is not None,
+        "text_data": text > 0,
+        "interleaved": round(interleaved, 3),
+        "supervised": any(phase.heard_words > 0 for phase in recipe.joint_phases),
+    }
+    sentences = heard_sentences(slm, recipe, count, voices)
+    found = [
+        *_recalls(slm, sentences),
+        *_heard(slm, sentences),
+        _mass(slm, sentences),
+        _probe(slm, sentences),
+        *_knowledge(slm, recipe, facts),
+    ]
+    return [{**made, **row} for row in found]
+
+
+def paper_form(table: pd.DataFrame) -> pd.DataFrame:
+    """One line an organism, one column a measure: `value [low, high] (null)`, in per cent."""
+
+    def cell(row: pd.Series) -> str:
+        return f"{100 * row['value']:.1f} [{100 * row['low']:.0f}, {100 * row['high']:.0f}] ({100 * row['null']:.1f})"
+
+    index = ["organism", "text_init", "text_data", "interleaved"]
+    wide = table.assign(cell=table.apply(cell, axis=1)).pivot(index=index, columns="measure", values="cell")
+    order = table.drop_duplicates(index).set_index(index).index
+    return wide.loc[order, list(dict.fromkeys(table["measure"]))].reset_index()
+
+
+def _recalls(slm: SpeechTextModel, sentences: Sequence[Utterance]) -> list[Row]:
+    rows = []
+    for target in ("current", "next"):
+        seen = transcription.observe(slm, sentences, target=target, nulls=(NULL,))
+        table = transcription.recall(seen, k=(K,))
+        rows.append(_row(target, table[table["layer"] == "any"].iloc[0], -1))
+    return rows
+
+
+def _heard(slm: SpeechTextModel, sentences: Sequence[Utterance]) -> list[Row]:
+    seen = transcription.observe(slm, sentences, window=transcription.span_and_after(AFTER), nulls=(NULL,))
+    seen = transcription.with_predictability(seen, slm, sentences)
+    words = seen.dataset
+    hard = words["predictability"].values == "unpredictable"
+    later = words["utterance"].values % 2 == 1
+    choose, report = (Observations(words.isel(word=np.flatnonzero(hard & half))) for half in (~later, later))
+    middle = slice(1, slm.model.cfg.n_layers)
+    found = transcription.recall(choose, k=(K,)).iloc[middle]
+    layer = int(found.loc[found[f"over_{NULL}"].idxmax(), "layer"])
+    table = transcription.recall(report, k=(1, K))
+    at = table[table["layer"] == str(layer)].set_index("k")
+    rise = transcription.rise(slm, sentences[1::2]).set_index("layer").loc[layer]
+    risen = {"measure": "rise", "layer": layer, "value": rise["heard"], "low": rise["low"], "high": rise["high"], "null": 0.0}
+    return [_row("heard", at.loc[K], layer), _row("heard_top1", at.loc[1], layer), {**risen, "n": int(rise["words"])}]
+
+
+def _mass(slm: SpeechTextModel, sentences: Sequence[Utterance]) -> Row:
+    data = transcription.modality_mass(slm, sentences).sel(modality="text", pooling="max")
+    layer = int(data["mass"].isel(layer=slice(1, -1)).idxmax("layer"))
+    at = data.sel(layer=layer)
+    numbers = {name: float(at[name]) for name in ("low", "high")}
+    return {
+        "measure": "text_mass",
+        "layer": layer,
+        "value": float(at["mass"]),
+        **numbers,
+        "null": float(at["random_mass"]),
+        "n": len(sentences),
+    }
+
+
+def _probe(slm: SpeechTextModel, sentences: Sequence[Utterance]) -> Row:
+    train, test = split(collect(slm, sentences))
+    data = selectivity(train, test)
+    layer = int(data["accuracy"].isel(layer=slice(1, -1)).idxmax("layer"))
+    value = float(data["accuracy"].sel(layer=layer))
+    n = int(data["n_words"])
+    error = 1.96 * (value * (1 - value) / n) ** 0.5
+    null = float(data["control_accuracy"].sel(layer=layer))
+    return {"measure": "probe", "layer": layer, "value": value, "low": value - error, "high": value + error, "null": null, "n": n}
+
+
+def _knowledge(slm: SpeechTextModel, recipe: Recipe, facts: int) -> list[Row]:
+    rows = []
+    for side in ("heard", "read", "withheld"):
+        pairs = contrasts(slm, recipe.world, "facts", facts, seed=1, sides=(side,))
+        found = transcription.accuracy(transcription.forced_choice(slm, choices(pairs))).iloc[0]
+        numbers = {"value": found["accuracy"], "low": found["low"], "high": found["high"], "null": 0.5, "n": int(found["items"])}
+        rows.append({"measure": f"knows_{side}", "layer": -1, **numbers})
+    return rows
+
+
+def _row(measure: str, found: pd.Series, layer: int) -> Row:
+    over = {
+        name: float(found[f"{name}_{NULL}" if name == "over" else f"over_{NULL}_{name[5:]}"]) for name in ("over", "over_low", "over_high")
+    }
+    numbers = {
+        "value": float(found["recall"]),
+        "low": float(found["low"]),
+        "high": float(found["high"]),
+        "null": float(found[f"null_{NULL}"]),
+    }
+    return {"measure": measure, "layer": layer, **numbers, **over, "n": int(found["words"])}
