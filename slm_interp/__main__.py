@@ -117,7 +117,7 @@ def organism_table(
     out: Annotated[Path, typer.Option(help="The table to write, as CSV: one row for every organism and measure.")] = Path("ablation.csv"),
     trained: Annotated[Path | None, typer.Option(help="Folder of organisms you trained, one folder each by name.")] = None,
     sentences: Annotated[int, typer.Option(help="Held-out sentences.")] = 150,
-    facts: Annotated[int, typer.Option(help="Facts of each kind for the forced choice.")] = 50,
+    facts: Annotated[int, typer.Option(help="Pairs of facts of each kind for the forced choices.")] = 50,
     other_voices: Annotated[bool, typer.Option(help="Let voices speak that training never had.")] = False,
 ) -> None:
     """The training ablation in the paper's form: every measure of every organism beside its null, with intervals."""
@@ -126,7 +126,8 @@ def organism_table(
 
     table = ablation.of(names or shipped(), trained, sentences, facts, "held_out" if other_voices else "training")
     write_text(out, table.to_csv(index=False, float_format="%.4f"))
-    typer.echo(ablation.paper_form(table).to_string(index=False))
+    for form in (ablation.paper_form, ablation.knowledge_form):
+        typer.echo(form(table).to_string(index=False) + "\n")
 
 
 def app(arguments: list[str] | None = None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,21 @@ class SpeechTextModel:
     def text_prompt(self, text: str, form: str | None = None, then: Modality | None = None, name: str = "") -> Utterance:
         """An utterance of text alone; see `prompt`. All its edges are 0 s."""
         return self.prompt([self.text_segment(text)], form, then, name=name)
+
+    def then(self, utterance: Utterance, modality: Modality) -> Utterance:
+        """The same utterance, asked to go on in a modality: its marker stands at the end and takes no time.
+
+        Raises:
+            UtteranceError: a family without this marker, or an utterance that is closed already.
+        """
+        closing = self.prompts.form(utterance.form or None).closing
+        if modality not in self.prompts.markers or closing:
+            raise UtteranceError(
+                f"To go on in {modality!r} takes its marker and an open prompt; this family has markers for "
+                f"{', '.join(self.prompts.markers) or 'nothing'}, and form {utterance.form!r} closes with {list(closing)}."
+            )
+        tokens = torch.cat([utterance.tokens, torch.tensor([self.prompts.markers[modality]]).to(utterance.tokens)])
+        return replace(utterance, tokens=tokens, edges=torch.cat([utterance.edges, utterance.edges[-1:]]), labels=self.labels(tokens))
 
     def check(self, utterance: Utterance) -> Utterance:
         """Refuse an utterance this model cannot read: foreign ids, foreign units, too many positions."""

@@ -7,7 +7,7 @@
 | `rise` | Recall@10 in the last unit and the two after, less that in the three before the onset, at that layer | 0 |
 | `text_mass` | greatest mass on text over the span, mean over words, greatest middle layer | random vectors of the same norms |
 | `probe` | a linear probe of the current word at its last unit, greatest middle layer | its control task |
-| `knows_heard`, `knows_read`, `knows_withheld` | two-way forced choice over units, by who was told the fact | 0.5 |
+| `spoken_single_heard` ... `read_paired_withheld` | two-way forced choice by way, score and side: `slm_interp.organisms.known` | 0.5 |
 
 The layer of `heard`, `heard_top1` and `rise` is chosen on half of the sentences and reported on the other half.
 """
@@ -27,9 +27,9 @@ from slm_interp.convert import load
 from slm_interp.errors import CheckpointError
 from slm_interp.lenses import collect, selectivity, split
 from slm_interp.model import SpeechTextModel
-from slm_interp.organisms.contrasts import choices, contrasts
 from slm_interp.organisms.corpus import prompts
 from slm_interp.organisms.grid import RECIPES
+from slm_interp.organisms.known import CHANCE, WAYS, known
 from slm_interp.organisms.recipe import Recipe
 from slm_interp.organisms.samples import Sample
 from slm_interp.transcription import Observations
@@ -66,7 +66,7 @@ def of(names: Sequence[str], trained: Path | None = None, count: int = 150, fact
         names: of recipes.
         trained: a folder with a folder for each; those that ship with the package if not given.
         count: held-out sentences.
-        facts: of each side, for the forced choice.
+        facts: pairs of facts of each side, for the forced choice.
         voices: that say the sentences.
 
     Raises:
@@ -103,15 +103,30 @@ def measured(slm: SpeechTextModel, recipe: Recipe, count: int, facts: int, voice
 
 
 def paper_form(table: pd.DataFrame) -> pd.DataFrame:
-    """One line an organism, one column a measure: `value [low, high] (null)`, in per cent."""
-
-    def cell(row: pd.Series) -> str:
-        return f"{100 * row['value']:.1f} [{100 * row['low']:.0f}, {100 * row['high']:.0f}] ({100 * row['null']:.1f})"
-
+    """One line an organism, one column a measure: `value [low, high] (null)`, in per cent. Without what it knows: `knowledge_form`."""
     index = ["organism", "text_init", "text_data", "interleaved"]
-    wide = table.assign(cell=table.apply(cell, axis=1)).pivot(index=index, columns="measure", values="cell")
+    return _wide(table[~_asks(table)], index, "measure")
+
+
+def knowledge_form(table: pd.DataFrame) -> pd.DataFrame:
+    """One line an organism and side, one column a way and score: `value [low, high]`, in per cent; chance is 50."""
+    asked = table[_asks(table)]
+    parts = asked["measure"].str.rsplit("_", n=1, expand=True)
+    return _wide(asked.assign(measure=parts[0], side=parts[1], null=np.nan), ["organism", "side"], "measure")
+
+
+def _asks(table: pd.DataFrame) -> pd.Series:
+    return table["measure"].str.startswith(tuple(f"{way}_" for way in WAYS))
+
+
+def _wide(table: pd.DataFrame, index: list[str], column: str) -> pd.DataFrame:
+    def cell(row: pd.Series) -> str:
+        null = "" if np.isnan(row["null"]) else f" ({100 * row['null']:.1f})"
+        return f"{100 * row['value']:.1f} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]{null}"
+
+    wide = table.assign(cell=table.apply(cell, axis=1)).pivot(index=index, columns=column, values="cell")
     order = table.drop_duplicates(index).set_index(index).index
-    return wide.loc[order, list(dict.fromkeys(table["measure"]))].reset_index()
+    return wide.loc[order, list(dict.fromkeys(table[column]))].reset_index()
 
 
 def _recalls(slm: SpeechTextModel, sentences: Sequence[Utterance]) -> list[Row]:
@@ -167,13 +182,18 @@ def _probe(slm: SpeechTextModel, sentences: Sequence[Utterance]) -> Row:
 
 
 def _knowledge(slm: SpeechTextModel, recipe: Recipe, facts: int) -> list[Row]:
-    rows = []
-    for side in ("heard", "read", "withheld"):
-        pairs = contrasts(slm, recipe.world, "facts", facts, seed=1, sides=(side,))
-        found = transcription.accuracy(transcription.forced_choice(slm, choices(pairs))).iloc[0]
-        numbers = {"value": found["accuracy"], "low": found["low"], "high": found["high"], "null": 0.5, "n": int(found["items"])}
-        rows.append({"measure": f"knows_{side}", "layer": -1, **numbers})
-    return rows
+    return [
+        {
+            "measure": f"{found.way}_{found.score}_{found.side}",
+            "layer": -1,
+            "value": found.accuracy,
+            "low": found.low,
+            "high": found.high,
+            "null": CHANCE,
+            "n": int(found.items),
+        }
+        for found in known(slm, recipe.world, facts).itertuples()
+    ]
 
 
 def _row(measure: str, found: pd.Series, layer: int) -> Row:

@@ -39,7 +39,6 @@ from slm_interp.organisms.world import Side, World
 from slm_interp.speech.spans import heard_words, unit_slice, words_to_spans
 from slm_interp.speech.units import Units
 from slm_interp.speech.words import TimedWord
-from slm_interp.transcription.knowledge import Choice
 from slm_interp.utterance import Contrast, Span, Utterance, Word
 
 SIDES: tuple[Side, ...] = get_args(Side)
@@ -190,21 +189,6 @@ def table(pairs: Sequence[ContrastPair]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame.attrs = {"quantiser": pairs[0].contrast.clean.quantiser}
     return frame
-
-
-def choices(pairs: Sequence[ContrastPair]) -> list[Choice]:
-    """What `transcription.forced_choice` asks: after the clean prompt the answer, and after the corrupted the distractor.
-
-    The second only where the distractor belongs to the corrupted prompt (`names`, `neighbours`, `homophones`). Items about
-    one fact, in whatever voice or phrasing, have one cluster.
-    """
-    found = []
-    for pair in pairs:
-        contrast, about = pair.contrast, pair.plan.about
-        found.append(Choice(contrast.clean, contrast.answer, contrast.distractor, pair.name, about[0]))
-        if pair.plan.own_distractor:
-            found.append(Choice(contrast.corrupted, contrast.distractor, contrast.answer, f"{pair.name}-corrupted", about[1]))
-    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,8 +49,8 @@ VARIANTS = (
     replace(
         TINY,
         name="tiny-blurred",
-        note="the main one trained five times as long, with word boundaries twice as wrong",
-        joint_phases=(FIRST, replace(SECOND, steps=10_000, misaligned_s=0.25)),
+        note="the main one trained for longer, with word boundaries twice as wrong",
+        joint_phases=(FIRST, replace(SECOND, steps=6_000, misaligned_s=0.25)),
     ),
     replace(TINY, name="tiny-seed-1", note="the main one with another seed", seed=1),
     replace(TINY, name="random", note="the main one from random weights", text_phase=None),

@@ -1,6 +1,6 @@
 """Implicit transcription: is the word that is heard decodable as text, where, and beyond what nulls give?"""
 
-from slm_interp.transcription.knowledge import Choice, accuracy, forced_choice
+from slm_interp.transcription.knowledge import Choice, accuracy, forced_choice, paired
 from slm_interp.transcription.modality import modality_mass
 from slm_interp.transcription.observations import Observations
 from slm_interp.transcription.observe import observe
@@ -25,6 +25,7 @@ __all__ = [
     "modality_mass",
     "observe",
     "offset",
+    "paired",
     "recall",
     "rise",
     "span_and_after",

@@ -2,6 +2,9 @@
 
 Two-way forced choice, as in sWUGGY, sBLIMP, spoken StoryCloze and the common-sense facts of arXiv 2606.22473: correct
 if `log p(right | prompt) > log p(wrong | prompt)` over the whole continuation, half correct if equal.
+
+Spoken continuations differ by many nats in how easily they are said at all, which drowns what little a small model knows.
+Where two prompts have each other's continuations, `paired` adds both margins: what either costs by itself cancels.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from slm_interp.transcription.questions import model_provenance
 from slm_interp.utterance import Utterance
 
 Normalise = Literal["sum", "mean"]
-Among = Literal["speech", "joint"]
+Among = Literal["speech", "text", "joint"]
 CHANCE = 0.5
 
 
@@ -58,7 +61,7 @@ def forced_choice(slm: SpeechTextModel, choices: Sequence[Choice], normalise: No
 
     Args:
         normalise: `"sum"` over the continuation, or its `"mean"` per id (slamkit). The paper does not say which.
-        among: ids that probabilities are normalised over: `"speech"`, or `"joint"` for all but dead rows.
+        among: ids that probabilities are normalised over: `"speech"`, `"text"`, or `"joint"` for all but dead rows.
 
     Raises:
         ReadoutError: no choices, unknown options, or a continuation with ids outside `among`.
@@ -66,9 +69,9 @@ def forced_choice(slm: SpeechTextModel, choices: Sequence[Choice], normalise: No
     """
     if not choices or normalise not in get_args(Normalise) or among not in get_args(Among):
         raise ReadoutError(
-            f"A forced choice needs choices, normalise sum or mean, among speech or joint; got {len(choices)} choices, {normalise!r}, {among!r}."
+            f"A forced choice needs choices, normalise sum or mean, among speech, text or joint; got {len(choices)} choices, {normalise!r}, {among!r}."
         )
-    mask = slm.vocabulary.mask("speech") if among == "speech" else ~slm.vocabulary.mask("dead")
+    mask = ~slm.vocabulary.mask("dead") if among == "joint" else slm.vocabulary.mask(among)
     rows = []
     for one in choices:
         right, wrong = (_log_prob(slm, one, ids, mask, normalise, among) for ids in (one.right, one.wrong))
@@ -86,6 +89,40 @@ def forced_choice(slm: SpeechTextModel, choices: Sequence[Choice], normalise: No
     table = pd.DataFrame(rows)
     table.attrs = {**model_provenance(slm), "normalise": normalise, "among": among}
     return table
+
+
+def paired(table: pd.DataFrame, choices: Sequence[Choice]) -> pd.DataFrame:
+    """Choices two by two, whose continuations are each other's: one row a pair, correct if the margins sum to more than 0.
+
+    log p(A | a) - log p(B | a) + log p(B | b) - log p(A | b): an interaction, in which the continuations' own ease cancels.
+
+    Args:
+        table: of `forced_choice`.
+        choices: what it was asked, the two of a pair one after the other.
+
+    Returns:
+        columns as of `forced_choice` that make sense of a pair: `name`, `cluster`, `margin`, `correct`.
+
+    Raises:
+        ReadoutError: a table of other choices, or neighbours that are no pair.
+    """
+    if [one.name for one in choices] != list(table["name"]):
+        raise ReadoutError("The table must be what forced_choice made of these choices, in their order.")
+    if len(choices) % 2:
+        raise ReadoutError(f"Pairs are two choices each; got {len(choices)} choices.")
+    rows = []
+    for number in range(0, len(choices), 2):
+        one, other = choices[number], choices[number + 1]
+        if not (torch.equal(one.right, other.wrong) and torch.equal(one.wrong, other.right)):
+            raise ReadoutError(
+                f"Choices {one.name!r} and {other.name!r} are no pair: right and wrong of one must be wrong and right of the other."
+            )
+        margin = float(table["margin"].iloc[number : number + 2].sum())
+        correct = 1.0 if margin > 0 else CHANCE if margin == 0 else 0.0
+        rows.append({"name": one.name, "cluster": " | ".join(sorted({one.cluster, other.cluster})), "margin": margin, "correct": correct})
+    found = pd.DataFrame(rows)
+    found.attrs = dict(table.attrs)
+    return found
 
 
 def _log_prob(

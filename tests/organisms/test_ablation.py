@@ -10,9 +10,12 @@ import pytest
 from slm_interp import load
 from slm_interp.errors import CheckpointError
 from slm_interp.organisms import RECIPES, ablation
-from slm_interp.organisms.ablation import heard_sentences, measured, paper_form
+from slm_interp.organisms.ablation import heard_sentences, knowledge_form, measured, paper_form
+from slm_interp.organisms.contrasts import SIDES
+from slm_interp.organisms.known import WAYS
 
-MEASURES = ("current", "next", "heard", "heard_top1", "rise", "text_mass", "probe", "knows_heard", "knows_read", "knows_withheld")
+SEEN = ("current", "next", "heard", "heard_top1", "rise", "text_mass", "probe")
+KNOWN = tuple(f"{way}_{score}_{side}" for side in SIDES for way in WAYS for score in ("single", "paired"))
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def table() -> pd.DataFrame:
 
 
 def test_every_measure_has_its_interval_and_its_null(table: pd.DataFrame) -> None:
-    assert tuple(table["measure"]) == MEASURES
+    assert tuple(table["measure"]) == (*SEEN, *KNOWN)
     numbers = table[["value", "low", "high", "null"]]
     assert numbers.notna().all().all()
     assert (table["low"] <= table["value"] + 1e-9).all() and (table["value"] <= table["high"] + 1e-9).all()
@@ -49,9 +52,19 @@ def test_the_sentences_are_those_that_training_held_out() -> None:
 def test_the_paper_s_form_has_one_line_an_organism(table: pd.DataFrame) -> None:
     wide = paper_form(pd.concat([table, table.assign(organism="another", interleaved=0.0)]))
     assert list(wide["organism"]) == ["tiny", "another"]
-    assert list(wide.columns[4:]) == list(MEASURES)
+    assert list(wide.columns[4:]) == list(SEEN)
     row = table.set_index("measure").loc["current"]
     assert wide.loc[0, "current"].startswith(f"{100 * row['value']:.1f} [")
+
+
+def test_what_is_known_has_one_line_an_organism_and_side(table: pd.DataFrame) -> None:
+    wide = knowledge_form(pd.concat([table, table.assign(organism="another")]))
+    assert list(zip(wide["organism"], wide["side"], strict=True)) == [(name, side) for name in ("tiny", "another") for side in SIDES]
+    assert list(wide.columns[2:]) == [f"{way}_{score}" for way in WAYS for score in ("single", "paired")]
+    row = table.set_index("measure").loc["read_paired_read"]
+    assert wide.set_index(["organism", "side"]).loc[("tiny", "read"), "read_paired"] == (
+        f"{100 * row['value']:.1f} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
+    )
 
 
 def test_a_name_without_a_recipe_is_refused() -> None:

@@ -13,7 +13,7 @@ from slm_interp.errors import SpeechError
 from slm_interp.model import SpeechTextModel
 from slm_interp.organisms import grammar
 from slm_interp.organisms.contrast_plans import CLOSEST, Cut, _could_stand, _near_facts, _sentence_with
-from slm_interp.organisms.contrasts import KINDS, SIDES, ContrastPair, choices, contrasts, table
+from slm_interp.organisms.contrasts import KINDS, SIDES, ContrastPair, contrasts, table
 from slm_interp.organisms.corpus import Prompt
 from slm_interp.organisms.lexicon import CATEGORIES, FACT_CATEGORIES, FACT_VALUES, HOMOPHONES, NAMES
 from slm_interp.organisms.phonetic import nearest_pairs, sounds_in_sentences
@@ -24,7 +24,6 @@ from slm_interp.speech.spans import unit_slice
 from slm_interp.speech.synthesis import synthesise
 from slm_interp.speech.units import Units
 from slm_interp.speech.words import TimedWord
-from slm_interp.transcription.knowledge import forced_choice
 
 WORLD = World(seed=0)
 COUNT = 6
@@ -234,7 +233,7 @@ def test_the_value_of_a_fact_is_the_last_word_of_its_phrasing() -> None:
     assert all(phrasing.split()[-1] == "{value}" for some in grammar.FACTS.values() for phrasing in some)
 
 
-# -- tables and choices ------------------------------------------------------------------------------
+# -- tables ------------------------------------------------------------------------------------------
 
 
 def test_the_table_says_what_the_pairs_hold(made: dict[str, list[ContrastPair]]) -> None:
@@ -249,26 +248,6 @@ def test_the_table_says_what_the_pairs_hold(made: dict[str, list[ContrastPair]])
             assert (rows["phonemes_apart"] == 0).all()
         else:
             assert (rows["phonemes_apart"] > 0).all()
-
-
-def test_choices_are_what_a_forced_choice_asks(slm: SpeechTextModel, made: dict[str, list[ContrastPair]]) -> None:
-    for kind, pairs in made.items():
-        asked = choices(pairs)
-        twice = kind in ("names", "neighbours", "homophones")
-        assert len(asked) == COUNT * (2 if twice else 1)
-        assert len({one.name for one in asked}) == len(asked)
-        first = pairs[0].contrast
-        assert asked[0].prompt is first.clean and asked[0].right is first.answer and asked[0].wrong is first.distractor
-        if twice:
-            assert asked[1].prompt is first.corrupted and asked[1].right is first.distractor and asked[1].wrong is first.answer
-        if kind in ABOUT_FACTS:
-            assert {len(one.cluster.split()) for one in asked} == {2}
-            names = [one.prompt.words[pair.plan.words[0]].text for one, pair in zip(asked[:: 1 + twice], pairs, strict=True)]
-            assert [one.cluster.split()[0] for one in asked[:: 1 + twice]] == [pair.word_clean.text for pair in pairs]
-            assert names
-    answered = forced_choice(slm, choices(made["facts"]))
-    assert answered["name"].tolist() == [pair.name for pair in made["facts"]]
-    assert np.isfinite(answered["margin"]).all()
 
 
 # -- refusals ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 
 from slm_interp import metrics
 from slm_interp.errors import ReadoutError, StatisticsError, VocabularyError
-from slm_interp.transcription import Choice, accuracy, forced_choice
+from slm_interp.transcription import Choice, accuracy, forced_choice, paired
 
 
 def units(slm, *numbers: int) -> torch.Tensor:
@@ -63,6 +63,34 @@ def test_length_weighs_in_the_sum_and_not_in_the_mean(planted_slm, corpus):
     assert forced_choice(planted_slm, [one], "mean")["correct"].item() == 0.5
 
 
+def test_a_pair_s_margin_is_free_of_what_its_continuations_cost(tiny_slm, corpus):
+    """Both prompts the same: whichever continuation is easier, the interaction is nothing."""
+    same = [choice(tiny_slm, corpus[0], (3, 4), (5, 6), "a"), choice(tiny_slm, corpus[0], (5, 6), (3, 4), "b")]
+    table = forced_choice(tiny_slm, same)
+    assert abs(table["margin"].iloc[0]) > 0.01
+    assert paired(table, same)["margin"].item() == pytest.approx(0, abs=1e-9)
+
+
+def test_a_pair_is_an_interaction_of_prompt_and_continuation(tiny_slm, corpus):
+    two = [choice(tiny_slm, corpus[0], (3, 4), (5,), "a", "one"), choice(tiny_slm, corpus[1], (5,), (3, 4), "b", "other")]
+    table = forced_choice(tiny_slm, two)
+    (row,) = paired(table, two).itertuples()
+    log_p = [table.loc[number, column] for number in (0, 1) for column in ("log_p_right", "log_p_wrong")]
+    assert row.margin == pytest.approx(log_p[0] - log_p[1] + log_p[2] - log_p[3])
+    assert (row.name, row.cluster, row.correct) == ("a", "one | other", float(row.margin > 0))
+    assert paired(table, two).attrs == table.attrs
+
+
+def test_choices_that_are_no_pair_are_refused(tiny_slm, corpus):
+    two = [choice(tiny_slm, corpus[0], (3, 4), (5,), "a"), choice(tiny_slm, corpus[1], (6,), (3, 4), "b")]
+    with pytest.raises(ReadoutError, match="Choices 'a' and 'b' are no pair"):
+        paired(forced_choice(tiny_slm, two), two)
+    with pytest.raises(ReadoutError, match="Pairs are two choices each; got 1 choices"):
+        paired(forced_choice(tiny_slm, two[:1]), two[:1])
+    with pytest.raises(ReadoutError, match="what forced_choice made of these choices"):
+        paired(forced_choice(tiny_slm, two), two[::-1])
+
+
 def test_accuracy_counts_clusters_and_knows_chance():
     table = pd.DataFrame(
         {"correct": [1.0, 1.0, 1.0, 0.5] * 8, "margin": 1.0, "cluster": np.repeat(np.arange(8), 4), "voice": ["a", "b"] * 16}
@@ -91,6 +119,9 @@ def test_ids_outside_what_is_normalised_over_are_refused(tiny_slm, corpus):
     with pytest.raises(ReadoutError, match=re.escape(sentence)):
         forced_choice(tiny_slm, [text])
     assert len(forced_choice(tiny_slm, [text], among="joint")) == 1
+    read = Choice(corpus[0], word, torch.tensor([tiny_slm.word_ids("sea")[0]]), "capital", "one")
+    joint, alone = (forced_choice(tiny_slm, [read], among=among)["log_p_right"].item() for among in ("joint", "text"))
+    assert alone > joint
     with pytest.raises(VocabularyError, match="Ids must lie in 0..32; got 99"):
         forced_choice(tiny_slm, [Choice(corpus[0], torch.tensor([99]), units(tiny_slm, 3), "x", "one")])
 
