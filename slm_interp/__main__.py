@@ -130,6 +130,23 @@ def organism_table(
         typer.echo(form(table).to_string(index=False) + "\n")
 
 
+@organism.command("sounds")
+def organism_sounds(
+    name: Annotated[str, typer.Argument(help="An organism that ships.")] = "tiny",
+    out: Annotated[Path | None, typer.Option(help="Also write the table here, as CSV.")] = None,
+    documents: Annotated[int, typer.Option(help="Documents the recogniser learns from.")] = 2_000,
+) -> None:
+    """Units per word, and how well words can be told from units alone, in voices of training and in others."""
+    from slm_interp.organisms import RECIPES, path
+    from slm_interp.organisms.sounds import sounds
+    from slm_interp.speech.acoustic import AcousticQuantiser
+
+    found = sounds(RECIPES[name], AcousticQuantiser.load(path(name)), documents)
+    if out is not None:
+        write_text(out, found.to_csv(index=False, float_format="%.4f"))
+    typer.echo(found.round(3).T.to_string(header=False))
+
+
 def app(arguments: list[str] | None = None) -> Any:
     """Run the command line; what the package refuses becomes one line and exit code 2."""
     try:

@@ -2,7 +2,19 @@
 
 from slm_interp.plots.lens_grid import lens_grid, lens_grid_over_time, word_runs
 from slm_interp.plots.modality import modality_by_layer, uniform_mass
+from slm_interp.plots.recall import recall_by_layer, recall_by_position
 from slm_interp.plots.static import write_png
 from slm_interp.plots.waveform import envelope, waveform
 
-__all__ = ["envelope", "lens_grid", "lens_grid_over_time", "modality_by_layer", "uniform_mass", "waveform", "word_runs", "write_png"]
+__all__ = [
+    "envelope",
+    "lens_grid",
+    "lens_grid_over_time",
+    "modality_by_layer",
+    "recall_by_layer",
+    "recall_by_position",
+    "uniform_mass",
+    "waveform",
+    "word_runs",
+    "write_png",
+]
