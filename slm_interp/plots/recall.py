@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from slm_interp.errors import ReadoutError
 from slm_interp.plots.theme import BOUNDARY, MODALITY_COLOURS, RULE, dressed
 
+DASHES = ("dot", "dashdot", "dash")
 COLOURS = (MODALITY_COLOURS["text"], MODALITY_COLOURS["speech"], MODALITY_COLOURS["marker"], "#2f9463", "#5c6773")
 
 
@@ -100,8 +102,8 @@ def _curve(
         hovertemplate=hover,
         showlegend=listed,
     )
-    for null, points in nulls.items():
-        dotted = {"color": colour, "dash": "dot", "width": 1.5}
+    for (null, points), dash in zip(nulls.items(), cycle(DASHES), strict=False):
+        dotted = {"color": colour, "dash": dash, "width": 1.5}
         figure.add_scatter(
             x=list(x),
             y=points,

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 import slm_interp as si
 from slm_interp.errors import CheckpointError, SpeechError
-from slm_interp.organisms import names, path, train
+from slm_interp.organisms import RECIPES, names, path, train
 from slm_interp.organisms.corpus import Document
 from slm_interp.organisms.material import Material
 from slm_interp.organisms.measure import heard_ids, lens_logits, measure
@@ -211,3 +211,14 @@ def test_shipped_organisms_are_whole() -> None:
         sample = read_samples(folder)[0]
         assert sample.prompt.audio(16_000)[1] == sample.words
         assert sum(found.stat().st_size for found in folder.iterdir()) < 8_000_000
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_packaged_organism_is_what_its_recipe_says(name: str) -> None:
+    """A recipe that changed after training would tell another story of the weights."""
+    folder = path(name)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    recipe = RECIPES[name]
+    assert manifest["recipe"] == json.loads(json.dumps(asdict(recipe)))
+    phases = [one for one in (recipe.text_phase, *recipe.joint_phases) if one is not None]
+    assert len((folder / "loss.csv").read_text().splitlines()) == 1 + sum(phase.steps for phase in phases)
