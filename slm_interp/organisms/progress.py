@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from slm_interp.files import atomic_path, write_text
+from slm_interp.organisms.optimiser import Optimiser
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # AdamW's two, Muon's one
 
 
 @dataclass
@@ -23,16 +24,16 @@ class Progress:
     curve: list[tuple[int, int, float]] = field(default_factory=list)
 
 
-def write_checkpoint(path: Path, model: Any, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
+def write_checkpoint(path: Path, model: Any, optimiser: Optimiser, progress: Progress) -> None:
     """Weights, moments and curve in one safetensors file."""
     from safetensors.torch import save_file
 
-    tensors = {}
+    tensors, moments = {}, optimiser.state
     for name, weight in model.named_parameters():
         tensors[f"weight.{name}"] = weight.detach().contiguous()
         for moment in MOMENTS:
-            if weight.requires_grad:
-                tensors[f"{moment}.{name}"] = optimiser.state[weight][moment].contiguous()
+            if moment in moments.get(weight, {}):
+                tensors[f"{moment}.{name}"] = moments[weight][moment].contiguous()
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"progress": json.dumps(vars(progress))})
 
@@ -58,16 +59,15 @@ def read_weights(path: Path, model: Any) -> None:
             weight.copy_(tensors[f"weight.{name}"])
 
 
-def read_moments(path: Path, model: Any, optimiser: torch.optim.Optimizer, step: int) -> None:
+def read_moments(path: Path, model: Any, optimiser: Optimiser, step: int) -> None:
     """Put the moments of a checkpoint into the optimiser."""
     from safetensors.torch import load_file
 
     tensors = load_file(path)
     for name, weight in model.named_parameters():
-        if not weight.requires_grad:
-            continue
-        moments = {moment: tensors[f"{moment}.{name}"].to(weight.device) for moment in MOMENTS}
-        optimiser.state[weight] = {"step": torch.tensor(float(step)), **moments}
+        if weight.requires_grad:
+            found = {moment: tensors[f"{moment}.{name}"].to(weight.device) for moment in MOMENTS if f"{moment}.{name}" in tensors}
+            optimiser.restore(weight, found if "momentum_buffer" in found else {"step": torch.tensor(float(step)), **found})
 
 
 def phase_name(number: int) -> str:

@@ -71,6 +71,8 @@ class Phase:
         text_weight: of a next id that is text in the loss; a word has seven times as many units as pieces.
         heard_words: weight of a second loss that trains the lens itself, at `supervised_layer`; 0 for every organism but
             the supervised one.
+        optimiser: of the blocks' matrices; see `slm_interp.organisms.optimiser`.
+        inherited: how far weights that came from the text model move, of what they would; 0 keeps them as they came.
     """
 
     steps: int
@@ -86,6 +88,8 @@ class Phase:
     text_weight: float = 1.0
     heard_words: float = 0.0
     supervised_layer: int = 5
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    inherited: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from slm_interp.organisms.corpus import corpus, fit_quantiser
 from slm_interp.organisms.material import Material
 from slm_interp.organisms.network import joint_model, new_model
+from slm_interp.organisms.optimiser import Optimiser
 from slm_interp.organisms.progress import Progress, phase_name, read_moments, read_progress, read_weights, write_checkpoint, write_curve
 from slm_interp.organisms.recipe import Phase, Recipe
 from slm_interp.organisms.supervised import heard_batch, lens_loss
@@ -113,12 +114,15 @@ def fit(material: Material, recipe: Recipe, work: Path, running: Running = Runni
     else:
         text_model = new_model(shape, text_rows, seed, shape.n_layers - shape.below - shape.above).to(device)
         checkpoint = work / f"text-{recipe.text_key}.safetensors"
-        _fit_phase(text_model, recipe.text_phase, text_loss(material, recipe.text_phase, seed), progress, checkpoint, running)
+        optimiser, loss = Optimiser(text_model, recipe.text_phase), text_loss(material, recipe.text_phase, seed)
+        _fit_phase(text_model, recipe.text_phase, optimiser, loss, progress, checkpoint, running)
         model = joint_model(text_model.cpu(), shape, all_rows, seed + 1).to(device)
     for number, phase in enumerate(recipe.joint_phases, start=1):
         progress.phase, progress.step = number, 0
         checkpoint = work / f"joint-{number}-{recipe.key_until(number)}.safetensors"
-        _fit_phase(model, phase, joint_loss(material, phase, number, seed), progress, checkpoint, running)
+        inherited = None if recipe.text_phase is None else shape
+        optimiser, loss = Optimiser(model, phase, inherited, text_rows), joint_loss(material, phase, number, seed)
+        _fit_phase(model, phase, optimiser, loss, progress, checkpoint, running)
     return model, progress
 
 
@@ -158,11 +162,10 @@ def next_token_loss(model: Any, ids: Int[Tensor, "row pos"], text_rows: int = 0,
     return (torch.nn.functional.cross_entropy(logits, following, reduction="none") * weights).sum() / weights.sum()
 
 
-def _fit_phase(model: Any, phase: Phase, loss_at: Loss, progress: Progress, checkpoint: Path, running: Running) -> None:
+def _fit_phase(
+    model: Any, phase: Phase, optimiser: Optimiser, loss_at: Loss, progress: Progress, checkpoint: Path, running: Running
+) -> None:
     """One phase, from its checkpoint if there is one; `progress` moves along."""
-    learning = [weight for weight in model.parameters() if weight.requires_grad]
-    decayed, others = [one for one in learning if one.ndim > 1], [one for one in learning if one.ndim == 1]
-    optimiser = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98))
     kept = read_progress(checkpoint)
     if kept.step:
         progress.step, progress.curve = kept.step, kept.curve
@@ -174,14 +177,11 @@ def _fit_phase(model: Any, phase: Phase, loss_at: Loss, progress: Progress, chec
         range(progress.step, phase.steps), initial=progress.step, total=phase.steps, desc=phase_name(progress.phase), mininterval=5.0
     )
     for step in bar:
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(phase, step)
         with torch.autocast(model.device.type, torch.bfloat16):
             loss = loss_at(forward, step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.step(learning_rate(phase, step))
         progress.step = step + 1
         progress.curve.append((progress.phase, step, float(loss.detach())))
         bar.set_postfix(loss=f"{progress.curve[-1][2]:.3f}", refresh=False)
