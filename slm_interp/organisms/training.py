@@ -21,6 +21,7 @@ from math import cos, pi
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -136,7 +137,18 @@ def learning_rate(phase: Phase, step: int) -> float:
 
 def text_loss(material: Material, phase: Phase, seed: int) -> Loss:
     """The loss of a step of the text phase."""
-    return lambda model, step: next_token_loss(model, material.text_only_batch(phase, step, (seed, 10)))
+
+    def loss(model: Any, step: int) -> Float[Tensor, ""]:
+        positions = stretched_positions(phase, np.random.default_rng([seed, 10, step, 2000])) if phase.stretched > 1 else None
+        return next_token_loss(model, material.text_only_batch(phase, step, (seed, 10)), positions=positions)
+
+    return loss
+
+
+def stretched_positions(phase: Phase, rng: np.random.Generator) -> Int[Tensor, "row pos"]:
+    """Positions that are 1 to `phase.stretched` apart: each row has a greatest distance of its own, at least 1."""
+    greatest = rng.integers(1, phase.stretched + 1, size=(phase.rows, 1))
+    return torch.from_numpy(np.cumsum(1 + rng.integers(0, greatest, size=(phase.rows, phase.length)), axis=1) - 1)
 
 
 def joint_loss(material: Material, phase: Phase, number: int, seed: int) -> Loss:
@@ -153,11 +165,18 @@ def joint_loss(material: Material, phase: Phase, number: int, seed: int) -> Loss
     return loss
 
 
-def next_token_loss(model: Any, ids: Int[Tensor, "row pos"], text_rows: int = 0, text_weight: float = 1.0) -> Float[Tensor, ""]:
-    """Weighted mean of the cross-entropy of the next id, in nats; ids below `text_rows` have `text_weight`, others 1."""
+def next_token_loss(
+    model: Any, ids: Int[Tensor, "row pos"], text_rows: int = 0, text_weight: float = 1.0, positions: Int[Tensor, "row pos"] | None = None
+) -> Float[Tensor, ""]:
+    """Weighted mean of the cross-entropy of the next id, in nats; ids below `text_rows` have `text_weight`, others 1.
+
+    Args:
+        positions: that the rotary embedding is told; 0, 1, 2 ... if not given.
+    """
     ids = ids.to(model.device)
     following = ids[:, 1:].flatten()
-    logits = model(input_ids=ids).logits[:, :-1].flatten(0, 1).float()
+    positions = None if positions is None else positions.to(model.device)
+    logits = model(input_ids=ids, position_ids=positions).logits[:, :-1].flatten(0, 1).float()
     weights = torch.where(following < text_rows, text_weight, 1.0)
     return (torch.nn.functional.cross_entropy(logits, following, reduction="none") * weights).sum() / weights.sum()
 

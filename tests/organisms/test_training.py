@@ -17,7 +17,7 @@ from slm_interp.organisms.material import Material
 from slm_interp.organisms.network import embeddings, joint_model, new_model
 from slm_interp.organisms.progress import read_progress
 from slm_interp.organisms.recipe import Phase, Recipe, Shape
-from slm_interp.organisms.training import Running, fit, learning_rate, next_token_loss, prepare, train_organism
+from slm_interp.organisms.training import Running, fit, learning_rate, next_token_loss, prepare, stretched_positions, train_organism
 from slm_interp.speech.acoustic import AcousticQuantiser
 from tests.organisms.toy import CPU, MIX, as_hugging_face
 
@@ -252,6 +252,29 @@ def test_a_phase_says_how_much_text_weighs(recipe: Recipe, material: Material, t
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             expected = next_token_loss(model, ids, len(material.speller.tokenizer), weight)
         assert progress.curve[0][2] == float(expected)
+
+
+def test_stretched_positions_are_one_to_the_greatest_distance_apart_and_rows_differ() -> None:
+    phase = Phase(steps=1, rows=200, length=300, stretched=10)
+    positions = stretched_positions(phase, np.random.default_rng(0))
+    apart = positions.diff()
+    assert positions.shape == (200, 300)
+    assert (int(apart.min()), int(apart.max())) == (1, 10)
+    assert set(apart.amax(-1).tolist()) == set(range(1, 11))  # some rows are as they would be without
+    assert torch.equal(positions, stretched_positions(phase, np.random.default_rng(0)))
+
+
+def test_a_text_phase_is_told_its_positions(recipe: Recipe, material: Material, tmp_path: Path) -> None:
+    """The first loss of a stretched phase is the model's at these positions, and not at others."""
+    phase = Phase(steps=1, rows=2, length=48, stretched=10)
+    shape = recipe.shape
+    model = new_model(shape, len(material.speller.tokenizer), recipe.seed, shape.n_layers - shape.below - shape.above)
+    ids = material.text_only_batch(phase, 0, (recipe.seed, 10))
+    positions = stretched_positions(phase, np.random.default_rng([recipe.seed, 10, 0, 2000]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = [float(next_token_loss(model, ids, positions=some)) for some in (positions, None)]
+    _, progress = fit(material, replace(recipe, text_phase=phase, joint_phases=()), tmp_path, CPU)
+    assert progress.curve[0][2] == expected[0] != expected[1]
 
 
 def test_training_learns(recipe: Recipe, material: Material, tmp_path: Path) -> None:
