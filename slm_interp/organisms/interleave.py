@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from slm_interp.errors import SpeechError
 from slm_interp.prompt import Modality
@@ -64,6 +65,19 @@ def runs(n_words: int, lengths: tuple[int, int], rng: np.random.Generator) -> tu
         cut.append(Run("speech" if speech else "text", start, stop))
         speech, start = not speech, stop
     return tuple(cut)
+
+
+def overlap(words: Sequence[TimedWord], cut: Sequence[Run], chance: float, rng: np.random.Generator) -> Float[np.ndarray, " run"]:
+    """By how many seconds each run's start comes late where its first word is still heard, for the second half of it or a part of that.
+
+    0 for runs that are heard, and for one read run in `1 - chance`.
+    """
+    late = np.zeros(len(cut))
+    for number, run in enumerate(cut):
+        share, falls = rng.uniform(0.5, 1.0), rng.random() < chance
+        if run.modality == "text" and falls:
+            late[number] = share * (words[run.start].end_s - words[run.start].start_s)
+    return late
 
 
 def interleaved(

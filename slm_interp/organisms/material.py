@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from slm_interp.organisms.corpus import Document
-from slm_interp.organisms.interleave import Codes, interleaved, joined, runs, spoken, written
+from slm_interp.organisms.interleave import Codes, interleaved, joined, overlap, runs, spoken, written
 from slm_interp.organisms.recipe import Phase
 from slm_interp.organisms.tokens import Speller
 from slm_interp.organisms.world import World
@@ -67,6 +67,8 @@ class Material:
             for one in self._draw(rng):
                 cut = runs(len(one.words), phase.runs, rng)
                 late, unmarked = rng.normal(0.0, phase.misaligned_s, len(cut)), rng.random(len(cut)) < phase.unmarked
+                if phase.overlapped > 0:
+                    late += overlap(one.words, cut, phase.overlapped, rng)
                 sentences.append(interleaved(one.words, one.units, cut, codes, late.tolist(), unmarked.tolist()))
             return joined(sentences, codes)
 

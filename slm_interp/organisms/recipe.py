@@ -68,6 +68,8 @@ class Phase:
         misaligned_s: standard deviation, in seconds, of the errors of the word boundaries at which an interleaved sentence changes
             its modality.
         unmarked: chance that such a change has no marker.
+        overlapped: chance that speech gives way to text in the second half of a word, and the text takes up at that word; otherwise it
+            does between two words.
         text_weight: of a next id that is text in the loss; a word has seven times as many units as pieces.
         heard_words: weight of a second loss that trains the lens itself, at `supervised_layer`; 0 for every organism but
             the supervised one.
@@ -87,6 +89,7 @@ class Phase:
     runs: tuple[int, int] = (1, 3)
     misaligned_s: float = 0.0
     unmarked: float = 0.0
+    overlapped: float = 0.0
     text_weight: float = 1.0
     heard_words: float = 0.0
     supervised_layer: int = 5

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slm_interp.errors import SpeechError
-from slm_interp.organisms.interleave import Codes, Run, interleaved, joined, runs, spoken, written
+from slm_interp.organisms.interleave import Codes, Run, interleaved, joined, overlap, runs, spoken, written
 from slm_interp.speech.units import Units
 from slm_interp.speech.words import TimedWord
 
@@ -61,6 +61,20 @@ def test_a_boundary_that_is_later_than_the_end_leaves_nothing_to_hear() -> None:
 def test_a_marker_may_be_left_out_but_the_first_stays() -> None:
     assert interleaved(WORDS, UNITS, TURNS, CODES, unmarked=[True, True, False]) == [200, 107, 2, 3, 200, 109, 107]
     assert interleaved(WORDS, UNITS, TURNS, CODES, unmarked=[True, True, True]) == [200, 107, 2, 3, 109, 107]
+
+
+def test_an_overlapped_change_comes_in_the_second_half_of_the_word_that_is_then_read() -> None:
+    length = WORDS[1].end_s - WORDS[1].start_s
+    late = np.array([overlap(WORDS, TURNS, 1.0, np.random.default_rng(seed)) for seed in range(200)])
+    assert (late[:, [0, 2]] == 0).all()  # heard runs start where they start
+    assert (0.5 * length <= late[:, 1]).all() and (late[:, 1] <= length).all()
+    assert late[:, 1].min() < 0.55 * length and late[:, 1].max() > 0.95 * length
+    assert interleaved(WORDS, UNITS, TURNS, CODES, [0.0, length, 0.0]) == [200, 107, 108, 201, 2, 3, 200, 109, 107]  # b is heard and read
+
+
+def test_a_share_of_the_changes_is_overlapped() -> None:
+    falls = [overlap(WORDS, TURNS, 0.7, np.random.default_rng(seed))[1] > 0 for seed in range(1000)]
+    assert np.mean(falls) == pytest.approx(0.7, abs=0.05)
 
 
 # -- several sentences -------------------------------------------------------------------------------

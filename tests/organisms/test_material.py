@@ -82,13 +82,15 @@ def test_interleaved_rows_change_modality_after_the_runs_of_the_phase(material: 
         assert tuple(row[start + 1 : stop]) in whole
 
 
-def test_what_is_misaligned_or_unmarked_differs_from_what_is_not(material: Material) -> None:
+def test_what_is_misaligned_unmarked_or_overlapped_differs_from_what_is_not(material: Material) -> None:
     marker = material.codes.markers["speech"]
     exact = material.joint_batch(replace(MIXED, length=300), 0, (0,))
     unmarked = material.joint_batch(replace(MIXED, length=300, unmarked=1.0), 0, (0,))
     misaligned = material.joint_batch(replace(MIXED, length=300, misaligned_s=0.1), 0, (0,))
     assert (unmarked == marker).sum() < (exact == marker).sum() / 2
     assert not (misaligned == exact).all()
+    overlapped = material.joint_batch(replace(MIXED, length=300, overlapped=1.0), 0, (0,))
+    assert not (overlapped == exact).all()
     assert (material.joint_batch(replace(MIXED, length=300, misaligned_s=0.0, unmarked=0.0), 0, (0,)) == exact).all()
 
 
