@@ -19,6 +19,21 @@ SECOND = replace(FIRST, steps=2000, mix=(0.15, 0.6, 0.25), unmarked=0.8, text_we
 
 TINY = Recipe(name="tiny", note="text-initialised, interleaved", text_phase=TEXT, joint_phases=(FIRST, SECOND))
 
+SPELLED = Phase(steps=1000, spelled=0.5, optimiser="muon", learning_rate=3e-3)
+OVERLAPPED = replace(
+    FIRST,
+    steps=3000,
+    mix=(0.05, 0.75, 0.2),
+    optimiser="muon",
+    learning_rate=3e-3,
+    inherited=0.3,
+    runs=(1, 2),
+    misaligned_s=0.05,
+    unmarked=0.8,
+    overlapped=0.7,
+    text_weight=3.0,
+)
+
 MIXES: dict[str, tuple[str, Mix]] = {
     "speech": ("speech alone", (0.0, 0.0, 1.0)),
     "unmixed": ("speech and text, none interleaved", (0.5, 0.0, 0.5)),
@@ -51,6 +66,13 @@ VARIANTS = (
         name="tiny-blurred",
         note="the main one trained for longer, with word boundaries twice as wrong",
         joint_phases=(FIRST, replace(SECOND, steps=6_000, misaligned_s=0.25)),
+    ),
+    replace(
+        TINY,
+        name="tiny-overlapped",
+        note="speech gives way to text within the word that is then read; inherited weights move less at first",
+        text_phase=SPELLED,
+        joint_phases=(OVERLAPPED, replace(OVERLAPPED, steps=1500, learning_rate=2e-3, inherited=1.0)),
     ),
     replace(TINY, name="tiny-seed-1", note="the main one with another seed", seed=1),
     replace(TINY, name="random", note="the main one from random weights", text_phase=None),
