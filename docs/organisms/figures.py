@@ -2,7 +2,8 @@
 
     python docs/organisms/figures.py            all; the pictures need Chromium (see `slm_interp.plots.write_png`)
 
-`ablation.csv` and `sounds.csv` beside this file are made by `slm-interp organism table` and `slm-interp organism sounds`.
+`ablation.csv` and `sounds.csv` beside this file are made by `slm-interp organism table` and `slm-interp organism sounds`; `*.txt` are
+`ablation.csv` as the tables that the page includes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 
 import slm_interp as si
 from slm_interp import transcription
-from slm_interp.files import atomic_path
+from slm_interp.files import atomic_path, write_text
 from slm_interp.organisms import RECIPES, ablation, names
 from slm_interp.plots import recall_by_position, write_png
 from slm_interp.plots.theme import RULE, dressed
@@ -45,7 +46,17 @@ def main() -> None:
     pd.concat(heard).to_csv(HERE / "by_position.csv", index=False, float_format="%.4f")
     pd.concat(spoken).to_csv(HERE / "by_predictability.csv", index=False, float_format="%.4f")
     write_png(loss_curves(), HERE / "loss.png")
+    tables()
     audio()
+
+
+def tables() -> None:
+    """`ablation.csv` in the paper's form, and what is known, as Markdown."""
+    measured = pd.read_csv(HERE / "ablation.csv")
+    for name, form in (("paper_form", ablation.paper_form), ("knowledge_form", ablation.knowledge_form)):
+        wide = form(measured).replace({True: "yes", False: "no"})
+        rows = [list(wide.columns), ["---"] * len(wide.columns), *wide.astype(str).to_numpy().tolist()]
+        write_text(HERE / f"{name}.txt", "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n")
 
 
 def by_predictability(slm: si.SpeechTextModel, sentences: list[si.Utterance]) -> pd.DataFrame:

@@ -72,7 +72,7 @@ VARIANTS = (
         name="tiny-overlapped",
         note="speech gives way to text within the word that is then read; inherited weights move less at first",
         text_phase=SPELLED,
-        joint_phases=(OVERLAPPED, replace(OVERLAPPED, steps=1500, learning_rate=2e-3, inherited=1.0)),
+        joint_phases=(OVERLAPPED, replace(OVERLAPPED, steps=1500, learning_rate=2e-3, inherited=1.0, above=0.0)),
     ),
     replace(TINY, name="tiny-seed-1", note="the main one with another seed", seed=1),
     replace(TINY, name="random", note="the main one from random weights", text_phase=None),

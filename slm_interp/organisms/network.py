@@ -82,3 +82,8 @@ def joint_model(text_model: Any, shape: Shape, rows: int, seed: int) -> Any:
 def text_blocks(model: Any, shape: Shape) -> Any:
     """The blocks of a joint model that come from the text model."""
     return model.model.layers[shape.below : shape.n_layers - shape.above]
+
+
+def blocks_above(model: Any, shape: Shape) -> Any:
+    """The blocks of a joint model that were added over the text model's."""
+    return model.model.layers[shape.n_layers - shape.above :]

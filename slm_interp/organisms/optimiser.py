@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slm_interp.organisms.network import embeddings, text_blocks
+from slm_interp.organisms.network import blocks_above, embeddings, text_blocks
 from slm_interp.organisms.recipe import Phase, Shape
 
 DECAY = 0.01
@@ -26,17 +26,20 @@ class Optimiser:
 
     Args:
         model: a text model or a joint one.
-        phase: says which optimiser, and how far inherited weights move.
+        phase: says which optimiser, and how far inherited weights and the blocks above them move.
         shape: of the joint model, with `text_rows` the rows of the text model it started from; neither for a model that
             inherited nothing, all of whose weights move alike.
     """
 
     def __init__(self, model: Any, phase: Phase, shape: Shape | None = None, text_rows: int = 0) -> None:
-        inherited = {id(weight) for weight in inherited_weights(model, shape)} if shape is not None else set()
+        scales: dict[int, float] = {}
+        if shape is not None:
+            scales |= {id(weight): phase.inherited for weight in inherited_weights(model, shape)}
+            scales |= {id(weight): phase.above for block in blocks_above(model, shape) for weight in block.parameters()}
         self.kept = phase.inherited if shape is not None else 1.0
         self.held = [(matrix, text_rows) for matrix in embeddings(model)] if self.kept < 1 else []
         for weight in model.parameters():
-            weight.requires_grad_(self.kept > 0 or id(weight) not in inherited)
+            weight.requires_grad_(scales.get(id(weight), 1.0) > 0)
         rows = {id(matrix) for matrix in embeddings(model)}
         groups: dict[str, list[dict[str, Any]]] = {"adamw": [], "muon": []}
         for weight in model.parameters():
@@ -46,7 +49,7 @@ class Optimiser:
                     {
                         "params": [weight],
                         "weight_decay": DECAY if weight.ndim > 1 else 0.0,
-                        "scale": self.kept if id(weight) in inherited else 1.0,
+                        "scale": scales.get(id(weight), 1.0),
                     }
                 )
         self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups["adamw"], betas=BETAS)]

@@ -75,6 +75,8 @@ class Phase:
             the supervised one.
         optimiser: of the blocks' matrices; see `slm_interp.organisms.optimiser`.
         inherited: how far weights that came from the text model move, of what they would; 0 keeps them as they came.
+        above: how far the blocks above the text model's move, of what they would; 0 keeps them as they are, so that what is still to be
+            learned is learned below them.
         stretched: greatest distance between the positions of neighbouring tokens in the text phase (randomised positions, Ruoss et al.
             2023), so that the text model has met the pace of speech.
     """
@@ -95,6 +97,7 @@ class Phase:
     supervised_layer: int = 5
     optimiser: Literal["adamw", "muon"] = "adamw"
     inherited: float = 1.0
+    above: float = 1.0
     stretched: int = 1
 
 

@@ -65,6 +65,11 @@ def test_a_tenth_is_a_tenth_of_the_way_at_the_first_step() -> None:
     torch.testing.assert_close(rows[0][TEXT_ROWS:], rows[1][TEXT_ROWS:])
 
 
+def test_blocks_above_can_be_held() -> None:
+    _, by = moved(Phase(steps=1, above=0.0))
+    assert {name for name, far in by.items() if float(far.max()) == 0.0} == {name for name in by if name.startswith("model.layers.3.")}
+
+
 def test_muon_moves_the_matrices_of_blocks_and_adamw_the_rest() -> None:
     optimiser = Optimiser(joint(), Phase(steps=1, optimiser="muon"))
     kinds = {type(part).__name__: sum(len(group["params"]) for group in part.param_groups) for part in optimiser.parts}
