@@ -28,7 +28,7 @@ OFFSETS = range(-6, 9)
 K = 10
 SMOOTH = 50  # steps of a loss curve that are averaged
 GENERATED = 60  # units
-SHOWN = {"tiny": 10, "tiny-supervised": 4}  # the layers whose curves are drawn
+SHOWN = {"tiny": 10, "tiny-overlapped": 11, "tiny-supervised": 4}  # the layers whose curves are drawn
 
 
 def main() -> None:
