@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from slm_interp.errors import SpeechError
 from slm_interp.organisms.world import World
 from slm_interp.speech.acoustic import AcousticRecipe
 
@@ -115,6 +116,9 @@ class Recipe:
         held_out: spoken sentences to measure on; their texts are never trained on.
         fitted_on: spoken documents the quantiser is fitted on.
         text_tokens: size of the text tokenizer.
+
+    Raises:
+        SpeechError: a joint phase that holds inherited weights where nothing is inherited, or that is stretched.
     """
 
     name: str
@@ -130,6 +134,14 @@ class Recipe:
     speaking: Speaking = field(default_factory=Speaking)
     quantiser: AcousticRecipe = field(default_factory=AcousticRecipe)
     shape: Shape = field(default_factory=Shape)
+
+    def __post_init__(self) -> None:
+        if self.text_phase is None and any(phase.inherited != 1 or phase.above != 1 for phase in self.joint_phases):
+            raise SpeechError(
+                f"Recipe {self.name!r} holds inherited weights or the blocks above them, and inherits nothing: give it a text_phase."
+            )
+        if any(phase.stretched != 1 for phase in self.joint_phases):
+            raise SpeechError(f"Recipe {self.name!r} stretches the positions of a joint phase; only the text phase is stretched.")
 
     @property
     def speech_key(self) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from slm_interp.errors import SpeechError
 from slm_interp.organisms.material import Material
 from slm_interp.organisms.network import joint_model, new_model
 from slm_interp.organisms.optimiser import Optimiser, inherited_weights
@@ -106,3 +107,16 @@ def test_stopped_muon_with_frozen_weights_ends_where_uninterrupted_training_does
     resumed, again = fit(material, other, tmp_path / "stopped", Running("cpu", save_every=1))
     assert again.curve == curve.curve
     assert all(torch.equal(one, two) for one, two in zip(straight.parameters(), resumed.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("phase", [{"inherited": 0.3}, {"above": 0.0}])
+def test_nothing_can_be_held_where_nothing_is_inherited(recipe: Recipe, phase: dict[str, float]) -> None:
+    held = (Phase(steps=1, **phase),)  # type: ignore[arg-type]
+    assert replace(recipe, joint_phases=held).joint_phases == held
+    with pytest.raises(SpeechError, match="inherits nothing: give it a text_phase"):
+        replace(recipe, text_phase=None, joint_phases=held)
+
+
+def test_only_the_text_phase_is_stretched(recipe: Recipe) -> None:
+    with pytest.raises(SpeechError, match="only the text phase is stretched"):
+        replace(recipe, joint_phases=(Phase(steps=1, stretched=3),))
