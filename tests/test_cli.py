@@ -45,7 +45,7 @@ def test_what_is_refused_is_one_line_and_exit_code_2(capsys, tmp_path):
     code, out, err = run(capsys, "inspect", str(tmp_path / "nothing"))
     assert code == 2
     assert out == ""
-    assert re.fullmatch(r"slm-interp: .*is no folder, no packaged organism \(tiny, .*\) and no hub id \(owner/name\)\.\n", err)
+    assert re.fullmatch(r"slm-interp: .*is no folder, no packaged organism \(random, tiny, .*\) and no hub id \(owner/name\)\.\n", err)
 
 
 def test_a_damaged_checkpoint_is_refused_by_every_command_that_reads_one(capsys, tmp_path, replica):

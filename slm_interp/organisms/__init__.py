@@ -20,8 +20,8 @@ def _weights() -> Path:
 
 
 def names() -> tuple[str, ...]:
-    """The organisms that ship with the package."""
-    return tuple(sorted(found.parent.name for found in _weights().glob("*/manifest.json")))
+    """The organisms that ship with the package, in the order of their recipes."""
+    return tuple(name for name in RECIPES if (_weights() / name / "manifest.json").is_file())
 
 
 def path(name: str) -> Path:
