@@ -217,7 +217,7 @@ class JointVocabulary:
         emitted = tokenizer.get_vocab()
         spelled = {identifier: one.spelled(identifier) for one in self.ranges if one.template is not None for identifier in one.ids}
         kinds = self._kind_of_row.tolist()
-        for token, identifier in emitted.items():
+        for token, identifier in sorted(emitted.items(), key=lambda item: item[1]):  # the sentence is about the first wrong id
             if identifier >= self.size:
                 raise VocabularyError(
                     f"The tokenizer has {len(tokenizer)} tokens; {token!r} is id {identifier}, past the {self.size} rows of the embedding."
