@@ -188,7 +188,7 @@ def test_a_tokenizer_may_know_the_units_or_only_the_text(vocabulary):
     [
         ({**TEXT, "z": 16}, "The tokenizer has 6 tokens; 'z' is id 16, past the 16 rows of the embedding."),
         ({**TEXT, "z": 6}, "Id 6 is declared as '<Un1>'; the tokenizer calls it 'z'. Is this another model's tokenizer?"),
-        ({**TEXT, **ADDED, "<speech>": 10, "<text>": 9}, "Id 10 is declared as '<text>'; the tokenizer calls it '<speech>'."),
+        ({**TEXT, **ADDED, "<speech>": 10, "<text>": 9}, "Id 9 is declared as '<speech>'; the tokenizer calls it '<text>'."),
         ({**TEXT, "z": 12}, "The tokenizer emits 'z' as id 12, which is declared dead."),
         (
             {"a": 0, "b": 1, "c": 2, "d": 3, "<Un1>": 4},
