@@ -54,7 +54,8 @@ def tables() -> None:
     """`ablation.csv` in the paper's form, and what is known, as Markdown."""
     measured = pd.read_csv(HERE / "ablation.csv")
     for name, form in (("paper_form", ablation.paper_form), ("knowledge_form", ablation.knowledge_form)):
-        wide = form(measured).replace({True: "yes", False: "no"})
+        wide = form(measured)
+        wide = wide.assign(**{column: wide[column].map({True: "yes", False: "no"}) for column in wide.select_dtypes(bool)})
         rows = [list(wide.columns), ["---"] * len(wide.columns), *wide.astype(str).to_numpy().tolist()]
         write_text(HERE / f"{name}.txt", "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n")
 
@@ -63,8 +64,9 @@ def by_predictability(slm: si.SpeechTextModel, sentences: list[si.Utterance]) ->
     """Recall in the word or the two units after it, by whether the text mode has the word among its ten best, by layer."""
     seen = transcription.observe(slm, sentences, window=transcription.span_and_after(2), nulls=("elsewhere",))
     seen = transcription.with_predictability(seen, slm, sentences)
-    table = transcription.recall(seen, k=(1, K), by="predictability")
-    return table[["predictability", "layer", "k", "words", "recall", "low", "high", "null_elsewhere", "over_elsewhere_low"]]
+    tables = [transcription.recall(seen, k=(1, K), by="predictability", ranks=ranks).assign(ranks=ranks) for ranks in ablation.RANKS]
+    columns = ["ranks", "predictability", "layer", "k", "words", "recall", "low", "high", "null_elsewhere", "over_elsewhere_low"]
+    return pd.concat(tables)[columns]
 
 
 def loss_curves() -> go.Figure:

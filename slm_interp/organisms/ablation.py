@@ -5,11 +5,12 @@
 | `current`, `next` | the paper's aggregate: Recall@10 over all ids, any layer, any position of the span | other words, pooled likewise |
 | `heard`, `heard_top1` | the current word in its span or the two units after, words the text mode does not foresee, one middle layer | the same |
 | `rise` | Recall@10 in the last unit and the two after, less that in the three before the onset, at that layer | 0 |
+| `heard_text`, `heard_text_top1`, `rise_text` | the same three, ranked among text ids instead of all ids, with a layer of their own | the same |
 | `text_mass` | greatest mass on text over the span, mean over words, greatest middle layer | random vectors of the same norms |
 | `probe` | a linear probe of the current word at its last unit, greatest middle layer | its control task |
 | `spoken_single_heard` ... `read_paired_withheld` | two-way forced choice by way, score and side: `slm_interp.organisms.known` | 0.5 |
 
-The layer of `heard`, `heard_top1` and `rise` is chosen on half of the sentences and reported on the other half.
+The layer of `heard`, `heard_top1` and `rise` (and of the three among text ids) is chosen on half of the sentences and reported on the other half.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ from slm_interp.organisms.known import CHANCE, WAYS, known
 from slm_interp.organisms.recipe import Recipe
 from slm_interp.organisms.samples import Sample
 from slm_interp.transcription import Observations
+from slm_interp.transcription.recall import Ranks
 from slm_interp.utterance import Utterance
 
 K = 10
 AFTER = 2
 NULL = "elsewhere"
+RANKS: tuple[Ranks, ...] = ("joint", "text")
 Row = dict[str, Any]
 Voices = Literal["training", "held_out"]
 
@@ -141,18 +144,27 @@ def _recalls(slm: SpeechTextModel, sentences: Sequence[Utterance]) -> list[Row]:
 def _heard(slm: SpeechTextModel, sentences: Sequence[Utterance]) -> list[Row]:
     seen = transcription.observe(slm, sentences, window=transcription.span_and_after(AFTER), nulls=(NULL,))
     seen = transcription.with_predictability(seen, slm, sentences)
+    return [row for ranks in RANKS for row in _heard_among(slm, sentences, seen, ranks)]
+
+
+def _heard_among(slm: SpeechTextModel, sentences: Sequence[Utterance], seen: Observations, ranks: Ranks) -> list[Row]:
     words = seen.dataset
     hard = words["predictability"].values == "unpredictable"
     later = words["utterance"].values % 2 == 1
     choose, report = (Observations(words.isel(word=np.flatnonzero(hard & half))) for half in (~later, later))
     middle = slice(1, slm.model.cfg.n_layers)
-    found = transcription.recall(choose, k=(K,)).iloc[middle]
+    found = transcription.recall(choose, k=(K,), ranks=ranks).iloc[middle]
     layer = int(found.loc[found[f"over_{NULL}"].idxmax(), "layer"])
-    table = transcription.recall(report, k=(1, K))
+    table = transcription.recall(report, k=(1, K), ranks=ranks)
     at = table[table["layer"] == str(layer)].set_index("k")
-    rise = transcription.rise(slm, sentences[1::2]).set_index("layer").loc[layer]
-    risen = {"measure": "rise", "layer": layer, "value": rise["heard"], "low": rise["low"], "high": rise["high"], "null": 0.0}
-    return [_row("heard", at.loc[K], layer), _row("heard_top1", at.loc[1], layer), {**risen, "n": int(rise["words"])}]
+    rise = transcription.rise(slm, sentences[1::2], ranks=ranks).set_index("layer").loc[layer]
+    among = "" if ranks == "joint" else f"_{ranks}"
+    risen = {"measure": f"rise{among}", "layer": layer, "value": rise["heard"], "low": rise["low"], "high": rise["high"], "null": 0.0}
+    return [
+        _row(f"heard{among}", at.loc[K], layer),
+        _row(f"heard{among}_top1", at.loc[1], layer),
+        {**risen, "n": int(rise["words"])},
+    ]
 
 
 def _mass(slm: SpeechTextModel, sentences: Sequence[Utterance]) -> Row:

@@ -14,7 +14,7 @@ from slm_interp.organisms.ablation import heard_sentences, knowledge_form, measu
 from slm_interp.organisms.contrasts import SIDES
 from slm_interp.organisms.known import WAYS
 
-SEEN = ("current", "next", "heard", "heard_top1", "rise", "text_mass", "probe")
+SEEN = ("current", "next", "heard", "heard_top1", "rise", "heard_text", "heard_text_top1", "rise_text", "text_mass", "probe")
 KNOWN = tuple(f"{way}_{score}_{side}" for side in SIDES for way in WAYS for score in ("single", "paired"))
 
 
@@ -29,14 +29,24 @@ def test_every_measure_has_its_interval_and_its_null(table: pd.DataFrame) -> Non
     assert numbers.notna().all().all()
     assert (table["low"] <= table["value"] + 1e-9).all() and (table["value"] <= table["high"] + 1e-9).all()
     paired = table[table["over"].notna()]
-    assert list(paired["measure"]) == ["current", "next", "heard", "heard_top1"]
+    assert list(paired["measure"]) == ["current", "next", "heard", "heard_top1", "heard_text", "heard_text_top1"]
     assert all(math.isclose(row.over, row.value - row.null, abs_tol=1e-9) for row in paired.itertuples())
 
 
 def test_chosen_layers_are_neither_the_embedding_nor_the_output(table: pd.DataFrame) -> None:
     chosen = table[table["layer"] >= 0]["layer"]
-    assert len(chosen) == 5
+    assert len(chosen) == 8
     assert chosen.between(1, RECIPES["tiny"].shape.n_layers - 1).all()
+
+
+def test_measures_among_text_ids_are_ranked_among_text_ids() -> None:
+    """Where most of the mass is on speech, a heard word is far better placed among text ids than among all: in each of the three measures."""
+    slm, recipe = load("tiny-overlapped"), RECIPES["tiny-overlapped"]
+    rows = ablation._heard(slm, heard_sentences(slm, recipe, 30))
+    value = {row["measure"]: row["value"] for row in rows}
+    assert value["heard_text"] > value["heard"] + 0.3
+    assert value["heard_text_top1"] > value["heard_top1"] + 0.2
+    assert value["rise_text"] != value["rise"]
 
 
 def test_the_sentences_are_those_that_training_held_out() -> None:
