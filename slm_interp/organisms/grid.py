@@ -17,8 +17,6 @@ TEXT = Phase(steps=1500, spelled=0.0)
 FIRST = Phase(steps=1100, mix=(0.2, 0.5, 0.3), spelled=0.0, misaligned_s=0.12, unmarked=0.5)
 SECOND = replace(FIRST, steps=2000, mix=(0.15, 0.6, 0.25), unmarked=0.8, text_weight=3.0)
 
-TINY = Recipe(name="tiny", note="text-initialised, interleaved", text_phase=TEXT, joint_phases=(FIRST, SECOND))
-
 SPELLED = Phase(steps=1000, spelled=0.5, optimiser="muon", learning_rate=3e-3)
 OVERLAPPED = replace(
     FIRST,
@@ -33,6 +31,16 @@ OVERLAPPED = replace(
     overlapped=0.7,
     text_weight=3.0,
 )
+RECALLED = replace(OVERLAPPED, steps=1500, learning_rate=2e-3, inherited=1.0, above=0.0)
+
+TINY = Recipe(name="tiny", note="text-initialised, interleaved", text_phase=TEXT, joint_phases=(FIRST, SECOND))
+HEARS = replace(
+    TINY,
+    name="tiny-overlapped",
+    note="speech gives way to text within the word that is then read; inherited weights move less at first",
+    text_phase=SPELLED,
+    joint_phases=(OVERLAPPED, RECALLED),
+)
 
 MIXES: dict[str, tuple[str, Mix]] = {
     "speech": ("speech alone", (0.0, 0.0, 1.0)),
@@ -43,14 +51,14 @@ MIXES: dict[str, tuple[str, Mix]] = {
 }
 
 
-def changed(name: str, note: str, **phase: object) -> Recipe:
-    """The main organism with the same change in both joint phases."""
-    return replace(TINY, name=name, note=note, joint_phases=tuple(replace(one, **phase) for one in TINY.joint_phases))  # type: ignore[arg-type]
+def changed(recipe: Recipe, name: str, note: str, **phase: object) -> Recipe:
+    """A recipe with the same change in all its joint phases."""
+    return replace(recipe, name=name, note=note, joint_phases=tuple(replace(one, **phase) for one in recipe.joint_phases))  # type: ignore[arg-type]
 
 
 def ablation() -> list[Recipe]:
     """What it starts from x what it learns."""
-    mixed = [changed(f"tiny-{name}", f"text-initialised, {note}", mix=mix) for name, (note, mix) in MIXES.items()]
+    mixed = [changed(TINY, f"tiny-{name}", f"text-initialised, {note}", mix=mix) for name, (note, mix) in MIXES.items()]
     return [
         *mixed,
         *(
@@ -67,16 +75,15 @@ VARIANTS = (
         note="the main one trained for longer, with word boundaries twice as wrong",
         joint_phases=(FIRST, replace(SECOND, steps=6_000, misaligned_s=0.25)),
     ),
-    replace(
-        TINY,
-        name="tiny-overlapped",
-        note="speech gives way to text within the word that is then read; inherited weights move less at first",
-        text_phase=SPELLED,
-        joint_phases=(OVERLAPPED, replace(OVERLAPPED, steps=1500, learning_rate=2e-3, inherited=1.0, above=0.0)),
-    ),
+    HEARS,
+    changed(HEARS, "tiny-overlapped-unmixed", "tiny-overlapped with speech and text, none interleaved", mix=MIXES["unmixed"][1]),
+    changed(HEARS, "tiny-overlapped-speech", "tiny-overlapped with speech alone", mix=MIXES["speech"][1]),
+    replace(HEARS, name="tiny-overlapped-seed-1", note="tiny-overlapped with another seed", seed=1),
     replace(TINY, name="tiny-seed-1", note="the main one with another seed", seed=1),
     replace(TINY, name="random", note="the main one from random weights", text_phase=None),
-    changed("tiny-aligned", "the main one with exact word boundaries and every change of modality marked", misaligned_s=0.0, unmarked=0.0),
+    changed(
+        TINY, "tiny-aligned", "the main one with exact word boundaries and every change of modality marked", misaligned_s=0.0, unmarked=0.0
+    ),
     replace(
         TINY,
         name="tiny-qwen2",
