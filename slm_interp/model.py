@@ -17,6 +17,8 @@ from slm_interp import hooked
 from slm_interp.audio import Audio
 from slm_interp.errors import UtteranceError, VocabularyError
 from slm_interp.prompt import Modality, PromptFormat, Segment, lay_out
+from slm_interp.streams import begun_in, flattened, merged_by_time
+from slm_interp.strings import pieces
 from slm_interp.utterance import Span, Utterance, Word
 from slm_interp.vocabulary import JointVocabulary, check_quantiser
 
@@ -71,14 +73,24 @@ class SpeechTextModel:
         """
         if not word.strip():
             raise VocabularyError(f"A word has letters; got {word!r}.")
-        return tuple(self._encode(" " + word.strip())["input_ids"])
+        return tuple(self._encode(" " + word.strip())[0])
 
-    def _encode(self, text: str, **options: Any) -> Any:
-        """What the tokenizer makes of a text, once it is known to be text ids without an unknown piece."""
+    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a text and where each stands in it, once they are known to be text ids without an unknown piece.
+
+        The text is spelled as it stands after the marker of text, where there is one: at the start of a string a sentencepiece
+        tokenizer would put a blank before it.
+        """
         if self.tokenizer is None or "text" not in self.vocabulary.kinds:
             raise VocabularyError("This model has no text ids: it was trained on speech alone.")
-        encoded = self.tokenizer(text, add_special_tokens=False, **options)
-        ids = encoded["input_ids"]
+        marker = self.prompts.markers.get("text")
+        before = "" if marker is None else str(self.vocabulary.spelled(marker))
+        encoded = self.tokenizer(before + text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, places = encoded["input_ids"], [(start - len(before), stop - len(before)) for start, stop in encoded["offset_mapping"]]
+        if marker is not None:
+            if ids[:1] != [marker]:
+                raise VocabularyError(f"The tokenizer should spell {before!r} as id {marker}; it makes {ids[:3]} of {before + text!r}.")
+            ids, places = ids[1:], places[1:]
         if not ids or self.tokenizer.unk_token_id in ids:
             raise VocabularyError(f"The tokenizer cannot spell {text!r}.")
         foreign = [one for one in ids if self.vocabulary.kind_of(one) != "text"]
@@ -87,13 +99,42 @@ class SpeechTextModel:
             raise VocabularyError(
                 f"{text!r} spells {self.label(foreign[0])!r}, which is {kind} and not text. Use speech segments and prompt forms."
             )
-        return encoded
+        return ids, places
 
     # -- utterances ----------------------------------------------------------------------------------
 
     def speech_segment(self, units: Int[Tensor, " unit"], edges: Float[Tensor, " unit_and_one"], words: Sequence[Word] = ()) -> Segment:
         """Speech: units of codebook 0 with their times, and words whose spans count units."""
         return Segment("speech", self.vocabulary.unit_to_id(units), edges, tuple(words))
+
+    def frames_segment(
+        self, units: Int[Tensor, "frame codebook"], edges: Float[Tensor, " frame_and_one"], words: Sequence[Word] = ()
+    ) -> Segment:
+        """Speech of several codebooks, flattened frame by frame, and words whose spans count frames."""
+        ids, spread = flattened(self.vocabulary, units, edges)
+        books = units.shape[1]
+        return Segment(
+            "speech", ids, spread, tuple(replace(one, span=Span(one.span.start * books, one.span.stop * books)) for one in words)
+        )
+
+    def streams_segment(self, streams: Mapping[int, Sequence[int]], words: Sequence[Word] = ()) -> Segment:
+        """Speech of several streams merged by time, and words whose seconds say which positions are theirs; see `merged_by_time`.
+
+        Raises:
+            UtteranceError: a word in whose time no unit begins.
+        """
+        ids, edges = merged_by_time(self.vocabulary, streams)
+        return Segment("speech", ids, edges, tuple(replace(one, span=begun_in(edges, one.start_s, one.end_s)) for one in words))
+
+    def ids_of(self, string: str) -> Int[Tensor, " pos"]:
+        """Ids of a string as the family's own code writes it: `[Speech][Hu99][Text] and then`. Nothing is put before or after it.
+
+        Raises:
+            VocabularyError: a unit that is none, or text the tokenizer cannot spell in text ids.
+        """
+        found = pieces(self.vocabulary, string)
+        ids = [one for piece in found for one in ([piece] if isinstance(piece, int) else self._encode(piece)[0])]
+        return torch.tensor(ids, dtype=torch.long)
 
     def text_segment(self, text: str) -> Segment:
         """Text: its pieces, and its words as stretches between blanks.
@@ -103,12 +144,12 @@ class SpeechTextModel:
         Raises:
             VocabularyError: a model without text, or a text its tokenizer cannot spell in text ids.
         """
-        encoded = self._encode(text, return_offsets_mapping=True)
+        ids, places = self._encode(text)
         words = []
         for match in re.finditer(r"\S+", text):
-            inside = [i for i, (start, stop) in enumerate(encoded["offset_mapping"]) if start < match.end() and stop > match.start()]
+            inside = [i for i, (start, stop) in enumerate(places) if start < match.end() and stop > match.start()]
             words.append(Word(match.group(), Span(inside[0], inside[-1] + 1), 0.0, 0.0))
-        return Segment("text", torch.tensor(encoded["input_ids"], dtype=torch.long), None, tuple(words))
+        return Segment("text", torch.tensor(ids, dtype=torch.long), None, tuple(words))
 
     def prompt(
         self,
@@ -163,14 +204,18 @@ class SpeechTextModel:
         Raises:
             UtteranceError: a family without this marker, or an utterance that is closed already.
         """
-        closing = self.prompts.form(utterance.form or None).closing
-        if modality not in self.prompts.markers or closing:
-            raise UtteranceError(
-                f"To go on in {modality!r} takes its marker and an open prompt; this family has markers for "
-                f"{', '.join(self.prompts.markers) or 'nothing'}, and form {utterance.form!r} closes with {list(closing)}."
-            )
-        tokens = torch.cat([utterance.tokens, torch.tensor([self.prompts.markers[modality]]).to(utterance.tokens)])
-        return replace(utterance, tokens=tokens, edges=torch.cat([utterance.edges, utterance.edges[-1:]]), labels=self.labels(tokens))
+        form = self.prompts.form(utterance.form or None)
+        if form.closed or form.closing:
+            raise UtteranceError(f"The form {form.name!r} closes its prompts; to go on in {modality!r} takes an open one.")
+        marks = self.prompts.going_on(form, self._last_modality(utterance), modality)
+        tokens = torch.cat([utterance.tokens, torch.tensor(marks).to(utterance.tokens)])
+        edges = torch.cat([utterance.edges, utterance.edges[-1:].repeat(len(marks))])
+        return replace(utterance, tokens=tokens, edges=edges, labels=self.labels(tokens))
+
+    def _last_modality(self, utterance: Utterance) -> Modality:
+        """Speech or text, whichever the utterance ends in; ids of other kinds are passed over."""
+        speech, text = (self.vocabulary.mask(kind)[utterance.tokens].nonzero() for kind in ("speech", "text"))
+        return "speech" if len(speech) and (not len(text) or int(speech[-1]) > int(text[-1])) else "text"
 
     def check(self, utterance: Utterance) -> Utterance:
         """Refuse an utterance this model cannot read: foreign ids, foreign units, too many positions."""

@@ -28,7 +28,9 @@ class PromptForm:
     Args:
         name: what the user asks for.
         opening: ids before everything else (BOS).
-        marked: put the modality's marker before each segment that changes modality, the first included.
+        marked: write the family's markers where the modality changes; see `PromptFormat`.
+        closed: a marked prompt ends with the closer of its last segment, where there is one.
+        between: ids between two stretches, of a marked prompt.
         closing: ids after everything else.
         note: when the source project uses it.
     """
@@ -36,6 +38,8 @@ class PromptForm:
     name: str
     opening: tuple[int, ...] = ()
     marked: bool = False
+    closed: bool = False
+    between: tuple[int, ...] = ()
     closing: tuple[int, ...] = ()
     note: str = ""
 
@@ -46,22 +50,56 @@ class PromptFormat:
 
     Args:
         forms: the first is the form of its training sequences, and the default.
-        markers: id of the marker of each modality; empty where there are none.
+        markers: id before each stretch of a modality, the first included; a modality may have none.
+        closers: id after each stretch of a modality that has ended.
+        repeated: to be asked to go on in the modality it is in, the model gets that marker once more.
+        alternation: ids of text, then of speech, that the model was trained to alternate; see `alternated`.
 
     Raises:
-        UtteranceError: no form, two of one name, or a marked form without both markers.
+        UtteranceError: no form, two of one name, or a marked form without a marker.
     """
 
     forms: tuple[PromptForm, ...]
     markers: Mapping[str, int] = field(default_factory=dict)
+    closers: Mapping[str, int] = field(default_factory=dict)
+    repeated: bool = False
+    alternation: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if len({form.name for form in self.forms}) != max(1, len(self.forms)):
             raise UtteranceError(
                 f"A family has at least one prompt form, each with a name of its own; got {[form.name for form in self.forms]}."
             )
-        if any(form.marked for form in self.forms) and set(self.markers) != {"speech", "text"}:
-            raise UtteranceError("A marked form needs a marker for speech and one for text.")
+        strange = [name for name in (*self.markers, *self.closers) if name not in ("speech", "text")]
+        if strange:
+            raise UtteranceError(f"Markers belong to speech or text; got {strange[0]!r}.")
+        if any((form.marked or form.closed) and not (self.markers or self.closers or form.between) for form in self.forms):
+            raise UtteranceError("A marked form needs a marker for speech, for text, or one between them.")
+
+    def change(self, form: PromptForm, before: Modality | None, after: Modality) -> tuple[int, ...]:
+        """Ids where a stretch of one modality gives way to another; `before` is None at the start of a prompt."""
+        left = () if before is None else (*self._one(self.closers, before), *form.between)
+        return (*left, *self._one(self.markers, after))
+
+    @staticmethod
+    def _one(ids: Mapping[str, int], modality: Modality) -> tuple[int, ...]:
+        return (ids[modality],) if modality in ids else ()
+
+    def going_on(self, form: PromptForm, before: Modality, after: Modality) -> tuple[int, ...]:
+        """Ids that ask a model to go on in a modality; none where it is in it already, unless the family repeats its marker.
+
+        Raises:
+            UtteranceError: a family that does not mark the change.
+        """
+        if before == after:
+            return self._one(self.markers, after) if self.repeated else ()
+        ids = self.change(form, before, after)
+        if not ids:
+            raise UtteranceError(
+                f"This family has no marker that turns {before} into {after}; it has markers {dict(self.markers) or 'none'}, "
+                f"closers {dict(self.closers) or 'none'}, between {list(form.between) or 'none'}."
+            )
+        return ids
 
     def form(self, name: str | None) -> PromptForm:
         """A form by name; None is the form of the training sequences."""
@@ -129,18 +167,19 @@ def lay_out(format: PromptFormat, form: PromptForm, segments: Sequence[Segment],
     """
     if not segments:
         raise UtteranceError("A prompt needs at least one segment.")
-    if then is not None and then not in format.markers:
-        raise UtteranceError(f"This family has no marker for {then!r}; it has {dict(format.markers) or 'none'}.")
+    if then is not None and form.closed:
+        raise UtteranceError(f"The form {form.name!r} closes its prompts; to go on in {then!r} takes an open one.")
     ids: list[int] = list(form.opening)
     first = next((segment.edges[0].item() for segment in segments if segment.edges is not None), 0.0)
     edges: list[float] = [first] * (len(ids) + 1)
     words: list[tuple[Modality, Word]] = []
     waiting: list[int] = []  # text positions since the last speech
-    previous: str | None = None
+    previous: Modality | None = None
     for segment in segments:
         if form.marked and segment.modality != previous:
-            ids.append(format.markers[segment.modality])
-            edges.append(edges[-1])
+            marks = format.change(form, previous, segment.modality)
+            ids += marks
+            edges += [edges[-1]] * len(marks)
         offset, previous = len(ids), segment.modality
         words += [(segment.modality, replace(word, span=word.span.checked(len(segment.ids)).shifted(offset))) for word in segment.words]
         ids += segment.ids.tolist()
@@ -154,13 +193,44 @@ def lay_out(format: PromptFormat, form: PromptForm, segments: Sequence[Segment],
         _spread(edges, waiting, max(start, edges[-1]))
         waiting = []
         edges += segment.edges[1:].tolist()
-    if then is not None:
-        ids.append(format.markers[then])
-        edges.append(edges[-1])
-    ids += form.closing
-    edges += [edges[-1]] * len(form.closing)
+    last = segments[-1].modality
+    tail = list(format.going_on(form, last, then)) if then is not None else []
+    if form.closed and last in format.closers:
+        tail.append(format.closers[last])
+    tail += form.closing
+    ids += tail
+    edges += [edges[-1]] * len(tail)
     timed = tuple(word if modality == "speech" else _read_at(word, edges[word.span.start]) for modality, word in words)
     return Layout(torch.tensor(ids), torch.tensor(edges, dtype=torch.float64), timed)
+
+
+def alternated(text: Segment, speech: Segment, counts: tuple[int, int]) -> list[Segment]:
+    """Text and speech in turns of fixed lengths, as streaming models are trained: 13 ids of text, 26 of speech, and so on.
+
+    Whichever lasts longer goes on alone. Words that a cut divides are left out of both sides.
+
+    Args:
+        text, speech: the two, whole.
+        counts: ids of a turn of each.
+    """
+    turns: list[Segment] = []
+    places, sides = [0, 0], (text, speech)
+    while any(place < len(side.ids) for place, side in zip(places, sides, strict=True)):
+        for which, side in enumerate(sides):
+            start = places[which]
+            places[which] = stop = min(start + counts[which], len(side.ids))
+            if start < stop:
+                turns.append(part_of(side, start, stop))
+    return turns
+
+
+def part_of(segment: Segment, start: int, stop: int) -> Segment:
+    """Ids `start` to `stop` of a segment, with the words that lie wholly inside."""
+    inside = tuple(
+        replace(word, span=word.span.shifted(-start)) for word in segment.words if start <= word.span.start and word.span.stop <= stop
+    )
+    edges = None if segment.edges is None else segment.edges[start : stop + 1]
+    return Segment(segment.modality, segment.ids[start:stop], edges, inside)
 
 
 def _read_at(word: Word, instant: float) -> Word:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from slm_interp.errors import VocabularyError
 
-Kind = Literal["text", "speech", "marker", "dead"]
+Kind = Literal["text", "speech", "marker", "other", "dead"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -27,12 +27,16 @@ class IdRange:
     """Ids `start, start + step, ...` below `stop`, all of one kind.
 
     Args:
-        kind: `text`, `speech`, `marker` (switches modality or frames a sequence) or `dead` (no tokenizer emits it).
+        kind: `text`, `speech`, `marker` (switches modality or frames a sequence), `other` (images, music) or `dead` (no
+            tokenizer emits it).
         start: as in `range`.
         stop: as in `range`.
         step: as in `range`; above 1 it declares interleaved codebooks.
         codebook: which quantiser the units belong to; speech only.
-        template: how a token is spelled: `"<Un{}>"` for units, `"<speech>"` for a marker.
+        template: how a token is spelled: `"<Un{}>"` for units (`"{:c}"`: the character of that code), `"<speech>"` for a marker.
+        first: the number that the first id is spelled with.
+        rate_hz: units a second, before repeats are merged; None where nobody said.
+        merged: whether repeats are merged; None where nobody said.
 
     Raises:
         VocabularyError: an empty or negative range, an unknown kind, or a codebook where there is none.
@@ -44,6 +48,9 @@ class IdRange:
     step: int = 1
     codebook: int | None = None
     template: str | None = None
+    first: int = 0
+    rate_hz: float | None = None
+    merged: bool | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -73,7 +80,7 @@ class IdRange:
         """The token string of an id of this range, where the range declares one. Markers are spelled as they stand."""
         if self.template is None or self.kind == "marker":
             return self.template
-        return self.template.format(self.ids.index(identifier))
+        return self.template.format(self.first + self.ids.index(identifier))
 
 
 @dataclass(frozen=True)
@@ -223,11 +230,11 @@ class JointVocabulary:
                     f"The tokenizer has {len(tokenizer)} tokens; {token!r} is id {identifier}, past the {self.size} rows of the embedding."
                 )
             declared = spelled.get(identifier)
-            if declared not in (None, token):
+            if declared not in (None, token) and tokenizer.decode([identifier]) != declared:
                 raise VocabularyError(
                     f"Id {identifier} is declared as {declared!r}; the tokenizer calls it {token!r}. Is this another model's tokenizer?"
                 )
-            if declared is None and KINDS[kinds[identifier]] != "text":
+            if declared is None and KINDS[kinds[identifier]] not in ("text", "other"):
                 raise VocabularyError(f"The tokenizer emits {token!r} as id {identifier}, which is declared {KINDS[kinds[identifier]]}.")
         for identifier, token in spelled.items():
             if emitted.get(token, identifier) != identifier:

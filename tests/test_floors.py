@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "slm_interp"
 
 FLOORS: dict[int, str] = {
-    0: "errors files audio vocabulary utterance prompt metrics statistics plots page",
+    0: "errors files audio vocabulary streams strings utterance prompt metrics statistics plots page",
     1: "hooked model readout",
     2: "convert speech lenses",
     3: "patching",
@@ -33,7 +33,7 @@ FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts.spl
 SEAM = ("transformer_lens", f"{PACKAGE}.hooked")  # the package, and the one module that may import it
 
 # Distributions whose import name is not their own name.
-IMPORT_NAMES = {"huggingface_hub": "huggingface_hub", "scikit_learn": "sklearn"}
+IMPORT_NAMES = {"huggingface_hub": "huggingface_hub", "scikit_learn": "sklearn", "pyyaml": "yaml", "protobuf": "google"}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from slm_interp.utterance import Span, Utterance, Word
 SPEECH, TEXT, BOS, EOS = 100, 101, 102, 103
 MARKED = PromptForm("marked", opening=(BOS,), marked=True, note="training")
 BARE = PromptForm("bare", closing=(EOS,), note="units alone")
-FORMAT = PromptFormat((MARKED, BARE), {"speech": SPEECH, "text": TEXT})
+FORMAT = PromptFormat((MARKED, BARE), {"speech": SPEECH, "text": TEXT}, repeated=True)
 
 
 def speech(ids: list[int], edges: list[float], words: tuple[Word, ...] = ()) -> Segment:
@@ -137,7 +137,7 @@ def test_the_default_form_is_the_first_and_others_are_found_by_name():
         (lambda: FORMAT.form("loud"), "No prompt form 'loud'; there are marked (training), bare (units alone)."),
         (lambda: PromptFormat(()), "A family has at least one prompt form, each with a name of its own; got []."),
         (lambda: PromptFormat((BARE, BARE)), "each with a name of its own; got ['bare', 'bare']."),
-        (lambda: PromptFormat((MARKED,), {"speech": 1}), "A marked form needs a marker for speech and one for text."),
+        (lambda: PromptFormat((MARKED,)), "A marked form needs a marker for speech, for text, or one between them."),
         (lambda: text([]), "A segment of text has at least one id; got none. Leave it out."),
         (
             lambda: Segment("text", torch.tensor([1]), torch.tensor([0.0, 1.0])),
@@ -146,7 +146,10 @@ def test_the_default_form_is_the_first_and_others_are_found_by_name():
         (lambda: Segment("speech", torch.tensor([1])), "Speech segments have edges in seconds"),
         (lambda: speech([1, 2], [0.0, 1.0]), "2 units need 3 edges; got (2,)."),
         (lambda: lay_out(FORMAT, BARE, []), "A prompt needs at least one segment."),
-        (lambda: lay_out(PromptFormat((BARE,)), BARE, [SEE], then="text"), "This family has no marker for 'text'; it has none."),
+        (
+            lambda: lay_out(PromptFormat((BARE,)), BARE, [SEE], then="text"),
+            "This family has no marker that turns speech into text; it has markers none",
+        ),
         (lambda: lay_out(FORMAT, BARE, [IS, SEE]), "Speech must run forwards: a segment starts at 0.200 s, before 0.900 s."),
         (lambda: lay_out(FORMAT, BARE, [text([50], (Word("sea", Span(0, 2), 0.0, 0.0),))]), "Span 0:2 ends past the last of 1 positions."),
     ],

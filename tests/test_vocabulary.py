@@ -32,6 +32,9 @@ class Tokenizer:
     def get_vocab(self) -> dict[str, int]:
         return self.vocabulary
 
+    def decode(self, ids: list[int]) -> str:
+        return next(token for token, identifier in self.vocabulary.items() if identifier == ids[0])
+
     def __len__(self) -> int:
         return len(self.vocabulary)
 
@@ -128,7 +131,7 @@ def test_a_marker_is_spelled_as_it_stands_braces_and_all():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: IdRange("sound", 0, 1), "A range is one of text, speech, marker, dead; got 'sound'."),
+        (lambda: IdRange("sound", 0, 1), "A range is one of text, speech, marker, other, dead; got 'sound'."),
         (lambda: IdRange("text", 3, 3), "An id range needs 0 <= start < stop and step >= 1; got 3:3:1 for text."),
         (lambda: IdRange("text", -1, 3), "got -1:3:1 for text"),
         (lambda: IdRange("text", 0, 3, 0), "got 0:3:0 for text"),
@@ -156,7 +159,7 @@ def test_a_marker_is_spelled_as_it_stands_braces_and_all():
             "Each marker and each codebook is declared once; 7 is declared again.",
         ),
         (lambda: tiled([IdRange("text", 0, 9)], 4), "text ids 0..8 run past the 4 rows"),
-        (lambda: SLAMKIT.mask("sound"), "A kind is one of text, speech, marker, dead; got 'sound'."),
+        (lambda: SLAMKIT.mask("sound"), "A kind is one of text, speech, marker, other, dead; got 'sound'."),
         (lambda: SLAMKIT.mask("text", codebook=0), "Only speech has codebooks; got kind 'text' with codebook=0."),
         (lambda: SLAMKIT.n_units(3), "No codebook 3 here; there are [0]."),
         (

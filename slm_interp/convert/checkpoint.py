@@ -1,91 +1,98 @@
 """A checkpoint folder: its config and its tensors, memory-mapped and read when asked for.
 
-Nothing here unpickles. Shards are safetensors files inside the folder; each is opened once, and a
-tensor is a view of the mapped file.
+Nothing here runs what a file brings along. Shards are safetensors files inside the folder, or `pytorch_model.bin`s where there is none of
+those (see `slm_interp.convert.shards`); each is opened once, and a tensor is a view of the mapped file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from slm_interp.convert.shards import DTYPES, Safetensors, Shard, TorchFile
 from slm_interp.errors import CheckpointError
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# How weights lie in a folder, the wanted way first: index, single file, and what opens a shard.
+LAYOUTS: tuple[tuple[str, str, Callable[[Path], Shard]], ...] = (
+    ("model.safetensors.index.json", "model.safetensors", Safetensors),
+    ("pytorch_model.bin.index.json", "pytorch_model.bin", TorchFile),
+)
 SAMPLED_BLOCKS, BLOCK_BYTES = 8, 4096  # a block costs the disk a whole readahead, so there are few
 WHOLE_BELOW_BYTES = 2**20
 READERS = 16  # threads that wait for the disk side by side: a cold load is nothing but such waits
 
 
 class Checkpoint:
-    """A folder with `config.json` and safetensors weights.
+    """A folder with `config.json` and weights.
 
     Args:
         folder: a local folder.
 
     Raises:
         CheckpointError: no folder, no config, no weights, an index that points to a missing file or out
-            of the folder, or a shard that is truncated or no safetensors file.
+            of the folder, or a shard that is truncated or holds more than tensors.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise CheckpointError(f"Wanted a checkpoint folder; {str(folder)!r} is not one.")
+        if (self.folder / "adapter_config.json").exists() and not (self.folder / "config.json").exists():
+            raise CheckpointError(
+                f"{str(self.folder)!r} holds an adapter (LoRA) and no model. Merge it into its base model (peft: merge_and_unload) and save that."
+            )
         self.config = read_json(self.folder / "config.json")
-        self.files = self._shards()
-        self._files = {name: _open(self.folder / name) for name in self.files}
+        self._index_name, single, self._open = self._layout()
+        self.files = [single] if self._index is None else sorted(set(self._index.values()))
+        self._files = {name: self._open(self.folder / name) for name in self.files}
         self._where = self._locate()
+
+    def _layout(self) -> tuple[str, str, Callable[[Path], Shard]]:
+        """The first way in which weights lie here."""
+        for index, single, opener in LAYOUTS:
+            if (self.folder / index).exists() or (self.folder / single).exists():
+                return index, single, opener
+        wanted = " or ".join(name for index, single, _ in LAYOUTS for name in (single, index))
+        others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.safetensors") for path in self.folder.glob(pattern))
+        found = f"It has {others}: save the model again with save_pretrained." if others else "It has no weights."
+        raise CheckpointError(f"Wanted {wanted} in {str(self.folder)!r}. {found}")
 
     @cached_property
     def _index(self) -> dict[str, str] | None:
-        if not (self.folder / INDEX).exists():
+        if not (self.folder / self._index_name).exists():
             return None
-        weight_map = read_json(self.folder / INDEX).get("weight_map")
+        weight_map = read_json(self.folder / self._index_name).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f"{INDEX} needs a 'weight_map' from tensor names to file names.")
+            raise CheckpointError(f"{self._index_name} needs a 'weight_map' from tensor names to file names.")
         for name in weight_map.values():
-            if Path(name).name != name or name in ("", ".", ".."):
-                raise CheckpointError(f"{INDEX} points out of its folder: {name!r}. Shards lie beside the index.")
+            if Path(name).name != name or name in ("", ".", "..") or "\0" in name:
+                raise CheckpointError(f"{self._index_name} points out of its folder: {name!r}. Shards lie beside the index.")
         return weight_map
-
-    def _shards(self) -> list[str]:
-        if self._index is not None:
-            return sorted(set(self._index.values()))
-        if (self.folder / SINGLE).exists():
-            return [SINGLE]
-        others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.safetensors") for path in self.folder.glob(pattern))
-        found = (
-            f"It has {others}: save the model again with save_pretrained(..., safe_serialization=True)." if others else "It has no weights."
-        )
-        raise CheckpointError(f"Wanted {SINGLE} or {INDEX} in {str(self.folder)!r}. {found}")
 
     def _locate(self) -> dict[str, str]:
         held: dict[str, str] = {}
         for shard, file in self._files.items():
-            for name in file.keys():  # noqa: SIM118 (a safetensors handle, not a dict)
+            for name in file.names():
                 if name in held:
                     raise CheckpointError(f"Tensor {name!r} is in two shards, {held[name]!r} and {shard!r}.")
                 held[name] = shard
         if self._index is not None and self._index != held:
             differing = sorted(set(self._index.items()) ^ set(held.items()))[0]
-            raise CheckpointError(f"{INDEX} and the shards disagree on tensor {differing[0]!r} (shard {differing[1]!r}).")
+            raise CheckpointError(f"{self._index_name} and the shards disagree on tensor {differing[0]!r} (shard {differing[1]!r}).")
         return held
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor, without reading one."""
-        return {name: tuple(self._files[shard].get_slice(name).get_shape()) for name, shard in self._where.items()}
+        return {name: self._files[shard].shape(name) for name, shard in self._where.items()}
 
     def dtype_of(self, name: str) -> torch.dtype:
         """Stored dtype of a tensor."""
@@ -97,7 +104,7 @@ class Checkpoint:
         return DTYPES[stored]
 
     def _stored(self, name: str) -> str:
-        return str(self._files[self._where[name]].get_slice(name).get_dtype())
+        return self._files[self._where[name]].stored_as(name)
 
     @property
     def stored_as(self) -> list[str]:
@@ -118,7 +125,7 @@ class Checkpoint:
                 this view, which never reaches the file, does not reach the other views either.
         """
         shard = self._where[name]
-        return (_open(self.folder / shard) if separate else self._files[shard]).get_tensor(name)
+        return (self._open(self.folder / shard) if separate else self._files[shard]).tensor(name)
 
     def fingerprint(self) -> str:
         """SHA-256 (16 hex digits) over the config, tensor names, shapes and dtypes, and sampled blocks of every tensor.
@@ -161,15 +168,6 @@ def sampled_blocks(tensor: Tensor, count: int, n_bytes: int) -> list[Tensor]:
     length = max(1, n_bytes // tensor.element_size())
     starts = torch.linspace(0, max(0, flat.numel() - length), count, dtype=torch.float64).long().unique().tolist()
     return [flat[start : start + length] for start in starts]
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"Shard {path.name!r} is missing from {str(path.parent)!r}.") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path.name!r} is truncated or no safetensors file ({error}). Fetch it again.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -53,15 +53,19 @@ class ConfigReader:
 
     Args:
         raw: the config as the file has it, `model_type` included.
+        values: `raw` with defaults filled in, where `transformers` does not know this `model_type`; else its own are taken.
+        as_hugging_face: the config, as a file would have it, of the class of `transformers` that computes the same; `raw` if not given.
 
     Raises:
         ConversionError: a `model_type` that transformers does not know, or values it refuses.
     """
 
-    def __init__(self, raw: Mapping[str, Any]) -> None:
+    def __init__(
+        self, raw: Mapping[str, Any], values: Mapping[str, Any] | None = None, as_hugging_face: Mapping[str, Any] | None = None
+    ) -> None:
         self.raw = dict(raw)
-        self.hf = hugging_face_config(raw)
-        self._values = self.hf.to_dict()
+        self.hf = hugging_face_config(as_hugging_face or raw)
+        self._values = self.hf.to_dict() if values is None else dict(values)
         self._read: set[str] = set()
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from slm_interp.convert.config import ConfigReader, unread
-from slm_interp.convert.rules import Copy, Drop, Rule, Zero
+from slm_interp.convert.rules import Copy, Drop, Rule, Split, Zero
 from slm_interp.errors import ConversionError
 
 ACTIVATIONS = {
@@ -20,6 +20,8 @@ ACTIVATIONS = {
     "gelu_new": "gelu_new",
     "gelu_pytorch_tanh": "gelu_pytorch_tanh",
 }
+
+FUSED_GATE = "(part d_mlp) d_model -> part d_model d_mlp"
 
 # rope_type -> {our field: key of rope_parameters}. Each key listed is read; any other is refused.
 ROTARY: dict[str, dict[str, str]] = {
@@ -62,8 +64,8 @@ def rotary_fields(config: ConfigReader, d_head: int, *, partial: bool = False) -
     return {"positional_embedding_type": "rotary", "rotary_adjacent_pairs": False, "use_NTK_by_parts_rope": kind == "llama3", **fields}
 
 
-def gated_decoder_fields(config: ConfigReader) -> dict[str, Any]:
-    """Sizes, norm, activation and rotary positions of a Llama-like decoder."""
+def gated_decoder_fields(config: ConfigReader, *, partial_rotary: bool = False) -> dict[str, Any]:
+    """Sizes, norm, activation and rotary positions of a Llama-like decoder; `partial_rotary` as in `rotary_fields`."""
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     d_head = config.get("head_dim", config["hidden_size"] // heads)
     return {
@@ -81,7 +83,7 @@ def gated_decoder_fields(config: ConfigReader) -> dict[str, Any]:
         "final_rms": True,
         "gated_mlp": True,
         "tie_word_embeddings": config["tie_word_embeddings"],
-        **rotary_fields(config, d_head),
+        **rotary_fields(config, d_head, partial=partial_rotary),
     }
 
 
@@ -103,13 +105,16 @@ def window_fields(layers: list[str], window: int | None) -> dict[str, Any]:
     return {"use_local_attn": True, "window_size": window, "attn_types": [kinds[layer] for layer in layers]}
 
 
-def gated_decoder_rules(config: ConfigReader, *, qkv_bias: bool = False, out_bias: bool = False, qk_norm: bool = False) -> tuple[Rule, ...]:
+def gated_decoder_rules(
+    config: ConfigReader, *, qkv_bias: bool = False, out_bias: bool = False, qk_norm: bool = False, fused_gate: bool = False
+) -> tuple[Rule, ...]:
     """Weights of a Llama-like decoder.
 
     Args:
         qkv_bias: queries, keys and values have a bias.
         out_bias: the attention output has one.
         qk_norm: queries and keys are RMS-normalised a head.
+        fused_gate: the MLP's gate and its other input are one matrix, the gate first.
     """
     kv = "" if config["num_key_value_heads"] == config["num_attention_heads"] else "_"
     source, target = "model.layers.{}.", "blocks.{}."
@@ -119,8 +124,7 @@ def gated_decoder_rules(config: ConfigReader, *, qkv_bias: bool = False, out_bia
         Copy(f"{source}input_layernorm.weight", f"{target}ln1.w"),
         Copy(f"{source}self_attn.o_proj.weight", f"{target}attn.W_O", "d_model (head d_head) -> head d_head d_model"),
         Copy(f"{source}post_attention_layernorm.weight", f"{target}ln2.w"),
-        Copy(f"{source}mlp.gate_proj.weight", f"{target}mlp.W_gate", "d_mlp d_model -> d_model d_mlp"),
-        Copy(f"{source}mlp.up_proj.weight", f"{target}mlp.W_in", "d_mlp d_model -> d_model d_mlp"),
+        *_gate_rules(f"{source}mlp.", f"{target}mlp.", fused_gate),
         Copy(f"{source}mlp.down_proj.weight", f"{target}mlp.W_out", "d_model d_mlp -> d_mlp d_model"),
         Zero(f"{target}mlp.b_in"),
         Zero(f"{target}mlp.b_out"),
@@ -139,6 +143,15 @@ def gated_decoder_rules(config: ConfigReader, *, qkv_bias: bool = False, out_bia
     if qk_norm:
         rules += [Copy(f"{source}self_attn.{one}_norm.weight", f"{target}attn.{one}_norm.w") for one in "qk"]
     return tuple(rules)
+
+
+def _gate_rules(source: str, target: str, fused: bool) -> tuple[Rule, ...]:
+    if fused:
+        return (Split(f"{source}gate_up_proj.weight", (f"{target}W_gate", f"{target}W_in"), FUSED_GATE),)
+    return tuple(
+        Copy(f"{source}{theirs}.weight", f"{target}{ours}", "d_mlp d_model -> d_model d_mlp")
+        for theirs, ours in {"gate_proj": "W_gate", "up_proj": "W_in"}.items()
+    )
 
 
 def head_rules(config: ConfigReader, embedding: str, head: str) -> tuple[Rule, ...]:

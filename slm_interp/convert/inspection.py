@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from slm_interp.convert.checkpoint import Checkpoint
+from slm_interp.convert.families import Named
 from slm_interp.convert.rules import Drop, Zero, expanded
 from slm_interp.convert.source import Source, accept, identify, vocabulary_of
 from slm_interp.errors import ConversionError
@@ -58,33 +59,36 @@ class Inspection:
         return f"{table}{self.vocabulary._repr_html_() if self.vocabulary else ''}<ul>{''.join(f'<li>{note}</li>' for note in self.notes)}</ul>"
 
 
-def inspect(path: str | os.PathLike[str], text_tokenizer: Any | None = None, *, n_units: int | None = None) -> Inspection:
+def inspect(
+    path: str | os.PathLike[str], text_tokenizer: Any | None = None, *, family: Named | None = None, n_units: int | None = None
+) -> Inspection:
     """Say what a checkpoint is, reading only headers.
 
     Args:
         path: as for `load`.
         text_tokenizer: as for `load`.
+        family: as for `load`.
         n_units: as for `load`.
 
     Raises:
         CheckpointError: a damaged folder. ConversionError: a checkpoint of no known family.
     """
-    checkpoint, family, raw, prefix = identify(path)
+    identified = identify(path, text_tokenizer, family)
     try:
-        source = accept(checkpoint, family, raw, prefix)
+        source = accept(identified)
     except ConversionError as error:
         facts = {
-            "folder": checkpoint.folder,
-            "family": family.NAME,
-            "architecture": raw.get("model_type"),
-            **_storage(checkpoint),
-            "licence": family.LICENCE,
+            "folder": identified.checkpoint.folder,
+            "family": identified.family.name,
+            "architecture": identified.raw.get("model_type"),
+            **_storage(identified.checkpoint),
+            "licence": identified.family.licence,
         }
         return Inspection(facts, None, (f"cannot be loaded: {error}",))
     notes = [*_rule_notes(source), *_expression_notes(source)]
     facts = _facts(source)
     try:
-        vocabulary, prompts = vocabulary_of(source, text_tokenizer, n_units, None)[:2]
+        vocabulary, prompts = vocabulary_of(source, n_units, None)[:2]
     except ConversionError as error:
         return Inspection(facts, None, (*notes, f"vocabulary: {error}"))
     facts["prompt forms"] = "; ".join(f"{form.name} ({form.note})" for form in prompts.forms)
@@ -94,12 +98,12 @@ def inspect(path: str | os.PathLike[str], text_tokenizer: Any | None = None, *, 
 def _facts(source: Source) -> dict[str, Any]:
     return {
         "folder": source.checkpoint.folder,
-        "family": source.family.NAME,
+        "family": source.family.name,
         "architecture": source.architecture.name,
         **{key: source.fields[key] for key in SIZES if source.fields.get(key) is not None},
         "head": "tied to the embedding" if source.fields["tie_word_embeddings"] else "its own matrix",
         **_storage(source.checkpoint),
-        "licence": source.family.LICENCE,
+        "licence": source.family.licence,
     }
 
 

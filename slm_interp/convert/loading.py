@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from slm_interp import hooked
+from slm_interp.convert.families import Named
 from slm_interp.convert.rules import convert
 from slm_interp.convert.source import Source, open_source, vocabulary_of
 from slm_interp.errors import CheckpointError, ConversionError
@@ -23,6 +24,7 @@ def load(
     path: str | os.PathLike[str],
     text_tokenizer: Any | None = None,
     *,
+    family: Named | None = None,
     n_units: int | None = None,
     quantiser: Any | None = None,
     dtype: torch.dtype | None = None,
@@ -38,7 +40,9 @@ def load(
         path: a folder, the name of a packaged organism ("tiny"), or a hub id (only then is the hub asked).
         text_tokenizer: tokenizer of the text ids, as an object, a folder or a hub id; needed for
             interleaved slamkit checkpoints, which do not carry one.
-        n_units: units of the quantiser, where they are not the family's own number.
+        family: whose vocabulary and prompt forms the checkpoint has: a name, a `.toml` or `.yaml` file that declares one, or a
+            `Declaration`. None asks the families which of them recognises it.
+        n_units: units of each codebook, where they are not the family's own number.
         quantiser: what makes the model's units, or the hash of its codebook, where the folder does not carry it.
         dtype: None keeps the files' own; another one is converted tensor by tensor, into memory.
         device: where to put the model.
@@ -49,8 +53,8 @@ def load(
         CheckpointError: damaged or incomplete files, NaN weights. ConversionError: a config key that was
             not read, a tensor without a rule, a parameter left unfilled, a tokenizer that does not fit.
     """
-    source = open_source(path)
-    vocabulary, prompts, tokenizer, carried = vocabulary_of(source, text_tokenizer, n_units, quantiser)
+    source = open_source(path, text_tokenizer, family)
+    vocabulary, prompts, tokenizer, carried = vocabulary_of(source, n_units, quantiser)
     vocabulary.check_embedding(source.rows)
     if not allow_nan:
         refuse_non_finite(source, whole=False)
@@ -82,7 +86,7 @@ def hooked_model(source: Source, dtype: torch.dtype | None = None, *, streamed: 
         source.shapes,
         reader(source, None if streamed else chosen),
         {name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
-        {"d_head": source.fields["d_head"], "part": 3},
+        {"d_head": source.fields["d_head"]},
         source.fields["n_layers"],
         chosen,
     )
@@ -119,7 +123,7 @@ def provenance(source: Source) -> Mapping[str, str]:
     return {
         "checkpoint": source.checkpoint.folder.resolve().name,
         "fingerprint": source.checkpoint.fingerprint(),
-        "family": source.family.NAME,
+        "family": source.family.name,
         "architecture": source.architecture.name,
         **{package: version(package) for package in VERSIONED},
     }

@@ -23,17 +23,21 @@ from slm_interp.errors import ConversionError
 
 @dataclass(frozen=True)
 class Copy:
-    """One source tensor becomes one parameter, axes permuted by an einops pattern, or rows cut off the front."""
+    """One source tensor, or some of its rows, becomes one parameter, axes permuted by an einops pattern.
+
+    Args:
+        rows: first row and the one after the last; None is the end of the tensor.
+    """
 
     source: str
     target: str
     pattern: str | None = None
-    skip_rows: int = 0
+    rows: tuple[int, int | None] | None = None
 
 
 @dataclass(frozen=True)
 class Split:
-    """One fused source tensor becomes several parameters: the pattern's first output axis picks among the targets."""
+    """One fused source tensor becomes several parameters: the pattern's first output axis, `part`, picks among the targets."""
 
     source: str
     targets: tuple[str, ...]
@@ -62,9 +66,7 @@ Rule = Copy | Split | Drop | Zero
 def expanded(rules: Iterable[Rule], n_layers: int) -> Iterator[Rule]:
     """The rules with `{}` replaced by every layer."""
     for rule in rules:
-        names = [name for name in vars(rule).values() if isinstance(name, str)]
-        names += [name for value in vars(rule).values() if isinstance(value, tuple) for name in value]
-        for layer in range(n_layers) if any("{}" in name for name in names) else (0,):
+        for layer in range(n_layers) if "{}" in repr(rule) else (0,):
             yield _at(rule, layer)
 
 
@@ -160,14 +162,13 @@ def _dropped(rule: Drop, read: Callable[[str], Tensor]) -> dict[str, Tensor]:
 
 def _made(rule: Copy | Split, tensor: Tensor, axes: Mapping[str, int]) -> dict[str, Tensor]:
     if isinstance(rule, Copy):
-        if rule.skip_rows:
-            if tensor.ndim == 0 or len(tensor) < rule.skip_rows:
-                raise ConversionError(f"{rule.source!r} {tuple(tensor.shape)} has no {rule.skip_rows} rows to skip.")
-            tensor = tensor[rule.skip_rows :]
+        if rule.rows is not None:
+            start, stop = rule.rows
+            if tensor.ndim == 0 or len(tensor) < max(start, stop or 0):
+                raise ConversionError(f"{rule.source!r} {tuple(tensor.shape)} has no rows {start}..{'' if stop is None else stop - 1}.")
+            tensor = tensor[start:stop]
         return {rule.target: tensor if rule.pattern is None else view(tensor, rule.pattern, axes, rule.source)}
-    parts = view(tensor, rule.pattern, axes, rule.source).unbind(0)
-    if len(parts) != len(rule.targets):
-        raise ConversionError(f"{rule.source!r} splits into {len(parts)} parts; the rule names {len(rule.targets)}.")
+    parts = view(tensor, rule.pattern, {**axes, "part": len(rule.targets)}, rule.source).unbind(0)
     return dict(zip(rule.targets, parts, strict=True))
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from math import inf
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,8 +18,11 @@ from torch import Tensor
 from slm_interp.convert.architectures import Architecture, architecture
 from slm_interp.convert.checkpoint import Checkpoint
 from slm_interp.convert.config import ConfigReader
-from slm_interp.convert.families import family_of
+from slm_interp.convert.families import Named, family_named, family_of
+from slm_interp.convert.family import Family, Reading, TokenIds
+from slm_interp.convert.refused import refuse_inexpressible
 from slm_interp.convert.rules import Copy, Drop, Rule, expanded
+from slm_interp.convert.text_tokenizer import text_tokenizer_of
 from slm_interp.errors import CheckpointError, ConversionError
 from slm_interp.prompt import PromptFormat
 from slm_interp.vocabulary import JointVocabulary
@@ -32,7 +33,47 @@ MEASURES = frozenset(
     "d_model n_layers n_heads n_key_value_heads d_head d_mlp d_vocab n_ctx eps window_size rotary_base rotary_dim rotary_scaling_factor "
     "NTK_by_parts_factor NTK_by_parts_low_freq_factor NTK_by_parts_high_freq_factor NTK_original_ctx_len".split()
 )
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+class TextTokenizer:
+    """The tokenizer of a checkpoint, loaded when it is first asked for.
+
+    Args:
+        folder: of the checkpoint.
+        given: what the user passed; see `load`.
+    """
+
+    def __init__(self, folder: Path, given: Any | None = None) -> None:
+        self._folder, self._given = folder, given
+
+    @cached_property
+    def tokenizer(self) -> Any | None:
+        """The tokenizer, or None where there is none."""
+        return text_tokenizer_of(self._folder, self._given)
+
+    @cached_property
+    def ids(self) -> TokenIds:
+        """Ids of its tokens."""
+        return {} if self.tokenizer is None else self.tokenizer.get_vocab()
+
+
+@dataclass(frozen=True, eq=False)
+class Identified:
+    """A checkpoint whose family is known; nothing judged yet.
+
+    Args:
+        checkpoint: the folder.
+        family: that recognised it, or was asked for.
+        raw: config of the base model.
+        prefix: of its tensor names in the files.
+        text: its tokenizer.
+    """
+
+    checkpoint: Checkpoint
+    family: Family
+    raw: Mapping[str, Any]
+    prefix: str
+    text: TextTokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +82,8 @@ class Source:
 
     Args:
         checkpoint: the folder.
-        family: module of `convert.families`.
+        family: whose vocabulary it has.
+        text: its tokenizer.
         architecture: of the base model.
         config: the base model's config, every key of it accounted for.
         prefix: of the tensor names in the files.
@@ -50,7 +92,8 @@ class Source:
     """
 
     checkpoint: Checkpoint
-    family: ModuleType
+    family: Family
+    text: TextTokenizer
     architecture: Architecture
     config: ConfigReader
     prefix: str
@@ -96,35 +139,43 @@ class Source:
         return self.shapes[name][0]
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
+def open_source(path: str | os.PathLike[str], text_tokenizer: Any | None = None, family: Named | None = None) -> Source:
     """Open a checkpoint and account for every key of its config.
 
     Args:
         path: a folder, the name of a packaged organism, or a hub id.
+        text_tokenizer, family: as for `load`.
 
     Raises:
         CheckpointError: a damaged folder. ConversionError: a config that cannot be expressed or was not read.
     """
-    return accept(*identify(path))
+    return accept(identify(path, text_tokenizer, family))
 
 
-def identify(path: str | os.PathLike[str]) -> tuple[Checkpoint, ModuleType, dict[str, Any], str]:
-    """The folder, its family, the config of its base model and the prefix of its tensor names; nothing judged yet."""
+def identify(path: str | os.PathLike[str], text_tokenizer: Any | None = None, family: Named | None = None) -> Identified:
+    """The folder, its family, the config of its base model and the prefix of its tensor names; see `open_source`.
+
+    Raises:
+        ConversionError: a model that cannot be expressed, or one of no known family.
+    """
     checkpoint = Checkpoint(locate(path))
-    family = family_of(checkpoint.config)
-    return checkpoint, family, *family.unwrap(checkpoint.config)
+    text = TextTokenizer(checkpoint.folder, text_tokenizer)
+    refuse_inexpressible(checkpoint.config)
+    chosen = family_of(checkpoint.config, lambda: text.ids) if family is None else family_named(family)
+    return Identified(checkpoint, chosen, *chosen.unwrap(checkpoint.config), text)
 
 
-def accept(checkpoint: Checkpoint, family: ModuleType, raw: Mapping[str, Any], prefix: str) -> Source:
+def accept(identified: Identified) -> Source:
     """Account for every key of the base model's config, or refuse; see `open_source`."""
-    config = ConfigReader(raw)
-    built = architecture(raw["model_type"])
+    raw = identified.raw
+    built = architecture(str(raw.get("model_type")))
+    config = built.reader(raw)
     fields, rules = built.fields(config), built.rules(config)
     config.finish()
     for field, value in fields.items():
         if field in MEASURES and (field, value) != ("n_key_value_heads", None) and not (isinstance(value, int | float) and 0 < value < inf):
             raise ConversionError(f"{field} must be a positive number; config.json makes it {value!r}.")
-    source = Source(checkpoint, family, built, config, prefix, fields, rules)
+    source = Source(identified.checkpoint, identified.family, identified.text, built, config, identified.prefix, fields, rules)
     if source.rows != fields["d_vocab"]:
         raise CheckpointError(f"config.json says {fields['d_vocab']} ids; the embedding has {source.rows} rows.")
     return source
@@ -148,7 +199,10 @@ def locate(path: str | os.PathLike[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+        fetched = Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+        if not any(fetched.glob("*.safetensors")):
+            fetched = Path(snapshot_download(str(path), allow_patterns=["pytorch_model*.bin"]))
+        return fetched
     except Exception as error:  # the hub client raises its own many kinds; all mean that nothing came
         raise CheckpointError(f"{str(path)!r} is no local folder, and the hub did not give it: {error}") from error
 
@@ -159,28 +213,7 @@ def packaged_organisms() -> list[Path]:
     return sorted(item for item in weights.iterdir() if (item / "config.json").exists()) if weights.is_dir() else []
 
 
-def text_tokenizer_of(folder: Path, given: Any | None) -> Any | None:
-    """The text tokenizer: the one given (an object, a folder, a hub id), else the folder's own, else None.
-
-    A given object is copied: families add their units to it, and it stays its owner's.
-    """
-    if given is not None and not isinstance(given, str | os.PathLike):
-        return deepcopy(given)
-    own = any((folder / name).exists() for name in TOKENIZER_FILES)
-    if given is None and not own:
-        return None
-    from transformers import AutoTokenizer
-
-    place = str(folder if given is None else given)
-    try:
-        return AutoTokenizer.from_pretrained(place, local_files_only=Path(place).is_dir())
-    except Exception as error:  # transformers raises many kinds; the user needs to know which tokenizer failed
-        raise ConversionError(f"No tokenizer could be loaded from {place!r}: {error}") from error
-
-
-def vocabulary_of(
-    source: Source, text_tokenizer: Any | None, n_units: int | None, quantiser: Any | None
-) -> tuple[JointVocabulary, PromptFormat, Any, Any | None]:
+def vocabulary_of(source: Source, n_units: int | None, quantiser: Any | None) -> tuple[JointVocabulary, PromptFormat, Any, Any | None]:
     """Vocabulary, prompt forms, tokenizer and the quantiser: the one given, else the one the folder carries, else None.
 
     Raises:
@@ -195,8 +228,8 @@ def vocabulary_of(
         if n_units not in (None, carried.n_units):
             raise ConversionError(f"Quantiser {carried.hash} has {carried.n_units} units; n_units={n_units} was declared.")
         declared, n_units = carried.hash, carried.n_units
-    tokenizer = text_tokenizer_of(source.checkpoint.folder, text_tokenizer)
-    return *source.family.read(source.rows, tokenizer, n_units, declared), carried
+    reading = Reading(source.checkpoint.config, source.rows, source.text.tokenizer, n_units, declared)
+    return *source.family.read(reading), carried
 
 
 def quantiser_of(folder: Path) -> Any | None:

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
 
 from slm_interp import hooked
+from slm_interp.convert.families import Named
 from slm_interp.convert.loading import hooked_model, refuse_non_finite
 from slm_interp.convert.source import Source, open_source, vocabulary_of
 from slm_interp.convert.streaming import streamed
@@ -109,6 +110,7 @@ def verify(
     path: str | os.PathLike[str],
     text_tokenizer: Any | None = None,
     *,
+    family: Named | None = None,
     n_units: int | None = None,
     dtype: torch.dtype = torch.float32,
     bound: float = BOUND,
@@ -119,6 +121,7 @@ def verify(
     Args:
         path: as for `load`.
         text_tokenizer: as for `load`.
+        family: as for `load`.
         n_units: as for `load`.
         dtype: both sides compute in it. float32 whatever the files hold; bfloat16 shows what rounding does.
         bound: see `BOUND`; nothing but float32 can meet the default.
@@ -130,14 +133,14 @@ def verify(
     Raises:
         CheckpointError: NaN or infinite weights (every byte is read), or any failure to open the folder.
     """
-    source = open_source(path)
-    vocabulary = vocabulary_of(source, text_tokenizer, n_units, None)[0]
+    source = open_source(path, text_tokenizer, family)
+    vocabulary = vocabulary_of(source, n_units, None)[0]
     refuse_non_finite(source, whole=True)
     rows = []
     for name, tokens in tqdm(sequences(vocabulary, min(length, source.fields["n_ctx"])).items(), desc="parity", leave=False):
         rows.append(compare(name, reference_outputs(source, tokens, dtype), converted_outputs(source, tokens, dtype)))
     return ParityReport(
-        source.checkpoint.folder.resolve().name, source.family.NAME, source.architecture.name, str(dtype), bound, tuple(rows)
+        source.checkpoint.folder.resolve().name, source.family.name, source.architecture.name, str(dtype), bound, tuple(rows)
     )
 
 
@@ -179,8 +182,10 @@ def reference_outputs(source: Source, tokens: Int[Tensor, " pos"], dtype: torch.
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = {f"{_name(model, head)}.weight": f"{_name(model, embedding)}.weight"} if source.fields["tie_word_embeddings"] else {}
 
+    give = source.tensor if source.architecture.relaid is None else source.architecture.relaid(source.config, source.tensor)
+
     def read(name: str) -> Tensor:
-        return source.tensor(tied.get(name, name)).to(dtype)
+        return give(tied.get(name, name)).to(dtype)
 
     stream: list[Tensor] = []
 

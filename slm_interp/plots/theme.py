@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
-MODALITY_COLOURS = {"text": "#2f74b5", "speech": "#d97b29", "marker": "#8a63b8"}
+MODALITY_COLOURS = {"text": "#2f74b5", "speech": "#d97b29", "marker": "#8a63b8", "other": "#5c6773"}
 RULE = "rgba(128,128,128,0.35)"
 WORD_COLOUR = "#7a8793"
 BOUNDARY = "rgba(35,45,60,0.75)"

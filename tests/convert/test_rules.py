@@ -14,7 +14,7 @@ from slm_interp.convert.rules import Copy, Drop, Rule, Split, Zero, convert, exp
 from slm_interp.errors import ConversionError
 from tests.replicas import N_UNITS, VARIANTS, random_weights, write_slamkit
 
-AXES = {"d_head": 2, "part": 3}
+AXES = {"d_head": 2}
 
 
 def run(rules: list[Rule], sources: dict[str, Tensor], parameters: dict[str, tuple[int, ...]], n_layers: int = 1) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ def test_a_fused_matrix_splits_within_each_head() -> None:
 
 def test_rows_are_skipped_from_the_front() -> None:
     source = torch.arange(10.0).reshape(5, 2)
-    assert torch.equal(run([Copy("p", "P", skip_rows=2)], {"p": source}, {"P": (3, 2)})["P"], source[2:])
+    assert torch.equal(run([Copy("p", "P", rows=(2, None))], {"p": source}, {"P": (3, 2)})["P"], source[2:])
 
 
 def test_everything_but_zeros_is_a_view_of_its_source() -> None:
@@ -73,7 +73,7 @@ def test_everything_but_zeros_is_a_view_of_its_source() -> None:
     rules = [
         Copy("w", "W", "(head d_head) d_model -> head d_model d_head"),
         Split("qkv", ("Q", "K", "V"), "(head part d_head) d_model -> part head d_model d_head"),
-        Copy("p", "P", skip_rows=2),
+        Copy("p", "P", rows=(2, None)),
         Zero("z"),
     ]
     made = run(rules, sources, {"W": (3, 5, 2), **dict.fromkeys("QKV", (2, 5, 2)), "P": (3, 2), "z": (4,)})
@@ -135,12 +135,17 @@ def test_a_shape_that_does_not_fit_the_pattern_is_refused() -> None:
 
 @pytest.mark.parametrize("shape", [(), (1, 3)])
 def test_fewer_rows_than_are_skipped_are_refused(shape: tuple[int, ...]) -> None:
-    refused(f"'x' {shape} has no 2 rows to skip.", [Copy("x", "a", skip_rows=2)], {"x": torch.ones(shape)}, {"a": (1, 3)})
+    refused(f"'x' {shape} has no rows 2...", [Copy("x", "a", rows=(2, None))], {"x": torch.ones(shape)}, {"a": (1, 3)})
 
 
 def test_another_number_of_parts_than_targets_is_refused() -> None:
     rule = Split("x", ("Q", "K"), "(part d_head) -> part d_head")
-    refused("'x' splits into 3 parts; the rule names 2.", [rule], {"x": torch.ones(6)}, {"Q": (2,), "K": (2,)})
+    refused(
+        "'x' (6,) does not fit the pattern '(part d_head) -> part d_head':  Shape mismatch, 6 != 4",
+        [rule],
+        {"x": torch.ones(6)},
+        {"Q": (2,), "K": (2,)},
+    )
 
 
 def test_a_pattern_that_would_copy_is_refused() -> None:

@@ -124,7 +124,7 @@ def test_positions_off_by_one_or_two_in_opt_fail(offset: int, tmp_path: Path, mo
 
     kept = opt.fields
     monkeypatch.setattr(opt, "fields", fields)
-    plant(monkeypatch, opt, lambda rule: replace(rule, skip_rows=offset) if isinstance(rule, Copy) and rule.skip_rows else rule)
+    plant(monkeypatch, opt, lambda rule: replace(rule, rows=(offset, None)) if isinstance(rule, Copy) and rule.rows else rule)
     report = failed(tmp_path)
     assert min(row.resid_post[0] for row in report.rows) > 100 * report.bound, "wrong from the first layer on"
 

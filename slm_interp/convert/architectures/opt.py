@@ -45,7 +45,7 @@ def rules(config: ConfigReader) -> tuple[Rule, ...]:
     attention = {"q_proj": "Q", "k_proj": "K", "v_proj": "V"}
     return (
         Copy("model.decoder.embed_tokens.weight", "embed.W_E"),
-        Copy("model.decoder.embed_positions.weight", "pos_embed.W_pos", skip_rows=POSITION_OFFSET),
+        Copy("model.decoder.embed_positions.weight", "pos_embed.W_pos", rows=(POSITION_OFFSET, None)),
         *(
             Copy(f"{source}self_attn.{name}.weight", f"{target}attn.W_{letter}", "(head d_head) d_model -> head d_model d_head")
             for name, letter in attention.items()

@@ -9,7 +9,7 @@ Source: slamkit, `model/unit_lm.py`, `tokeniser/unit_tokeniser.py`, `tokeniser/i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -19,6 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from slm_interp.convert.config import changes_nothing, unread
+from slm_interp.convert.family import Reading, TokenIds
 from slm_interp.errors import ConversionError
 from slm_interp.prompt import PromptForm, PromptFormat
 from slm_interp.vocabulary import IdRange, JointVocabulary
@@ -34,7 +35,7 @@ WRAPPER_KEYS = frozenset(
 )
 
 
-def recognises(config: Mapping[str, Any]) -> bool:
+def recognises(config: Mapping[str, Any], tokens: Callable[[], TokenIds]) -> bool:
     """A UnitLM says so by its model type."""
     return config.get("model_type") == "speech_language_model"
 
@@ -59,20 +60,16 @@ def unwrap(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     return {**base, "vocab_size": config["vocab_size"]}, PREFIX
 
 
-def read(rows: int, text_tokenizer: Any | None, n_units: int | None, quantiser: str | None) -> tuple[JointVocabulary, PromptFormat, Any]:
-    """Vocabulary, prompt forms and tokenizer.
-
-    Args:
-        rows: of the embedding.
-        text_tokenizer: the base model's tokenizer for an interleaved checkpoint, None for a speech-only one.
-        n_units: units of the quantiser; None is slamkit's 500.
-        quantiser: hash of the codebook.
+def read(reading: Reading) -> tuple[JointVocabulary, PromptFormat, Any]:
+    """Vocabulary, prompt forms and tokenizer; the base model's tokenizer makes a checkpoint an interleaved one.
 
     Raises:
         ConversionError: rows that are not what tokenizer and units add up to.
     """
-    units = N_UNITS if n_units is None else n_units
-    return _speech_only(rows, units, quantiser) if text_tokenizer is None else _interleaved(rows, text_tokenizer, units, quantiser)
+    units = N_UNITS if reading.n_units is None else reading.n_units
+    if reading.tokenizer is None:
+        return _speech_only(reading.rows, units, reading.quantiser)
+    return _interleaved(reading.rows, reading.tokenizer, units, reading.quantiser)
 
 
 def _speech_only(rows: int, n_units: int, quantiser: str | None) -> tuple[JointVocabulary, PromptFormat, Any]:
@@ -119,7 +116,7 @@ def _interleaved(rows: int, text_tokenizer: Any, n_units: int, quantiser: str | 
         ),
         PromptForm("bare", opening=bos, note="slamkit's wav path: units without a marker"),
     )
-    return joint, PromptFormat(forms, {"speech": rows - 2, "text": rows - 1}), text_tokenizer
+    return joint, PromptFormat(forms, {"speech": rows - 2, "text": rows - 1}, repeated=True), text_tokenizer
 
 
 def opening_ids(tokenizer: Any) -> tuple[int, ...]:
