@@ -12,10 +12,11 @@ import torch
 from accelerate import init_empty_weights
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformer_lens import TransformerBridge, TransformerBridgeConfig
+from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.exceptions import StopAtLayerException
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-from transformer_lens.model_bridge.sources.native import boot
+from transformer_lens.model_bridge.sources.native import NativeModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from slm_interp.errors import ConversionError
@@ -33,7 +34,8 @@ def empty(fields: Mapping[str, Any]) -> TransformerBridge:
         ConversionError: a field that 4.x does not express.
     """
     chosen, made, dtype = kind(fields), settings(fields), fields.get("dtype", torch.float32)
-    model = _native(made, dtype) if chosen == "native" else _wrapped(chosen, made, dtype)
+    adjacent = bool(fields.get("rotary_adjacent_pairs", False))
+    model = _native(made, dtype) if chosen == "native" else _wrapped(chosen, made, dtype, adjacent)
     for field, value in fields.items():
         setattr(model.cfg, field, value)
     model.cfg.default_prepend_bos = False
@@ -41,15 +43,20 @@ def empty(fields: Mapping[str, Any]) -> TransformerBridge:
 
 
 def _native(made: Mapping[str, Any], dtype: torch.dtype) -> TransformerBridge:
+    config = TransformerBridgeConfig(**made, device="cpu", dtype=dtype)
     with torch.device("meta"):
-        return boot(TransformerBridgeConfig(**made, device="cpu", dtype=dtype), dtype=dtype, device=None)
+        module = NativeModel(config).to(dtype)
+    return build_bridge_from_module(module, "TransformerLensNative", tl_config=config, device="cpu")
 
 
-def _wrapped(chosen: str, made: Mapping[str, Any], dtype: torch.dtype) -> TransformerBridge:
+def _wrapped(chosen: str, made: Mapping[str, Any], dtype: torch.dtype, adjacent: bool) -> TransformerBridge:
+    def turn(adapter: Any) -> None:  # each block copies the config when it is built; afterwards is too late
+        adapter.cfg.rotary_adjacent_pairs = adjacent
+
     config = AutoConfig.for_model(chosen, **made, tie_word_embeddings=False, use_cache=False)
     with init_empty_weights():
         module = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype).eval()
-    return build_bridge_from_module(module, type(module).__name__, hf_config=config, device="cpu")
+    return build_bridge_from_module(module, type(module).__name__, hf_config=config, device="cpu", post_adapter_hook=turn)
 
 
 def parameters(model: TransformerBridge) -> dict[str, Tensor]:
@@ -66,7 +73,8 @@ def parameters(model: TransformerBridge) -> dict[str, Tensor]:
 
 
 def _holder(model: TransformerBridge, place: Place) -> nn.Module:
-    return model.get_submodule(place.component).original_component
+    component: Any = model.get_submodule(place.component)
+    return component.original_component
 
 
 def fill(model: TransformerBridge, state: Mapping[str, Tensor]) -> TransformerBridge:
@@ -139,6 +147,6 @@ def parameter_owners(model: TransformerBridge) -> list[tuple[str, nn.Module]]:
 
     Nothing smaller: bridge components look at the dtype of the weights of components below them before they run.
     """
-    names = [*(name for name in model.adapter.component_mapping if name != "blocks"), *(f"blocks.{i}" for i in range(model.cfg.n_layers))]
-    owners = [(name, model.get_submodule(name)) for name in names]
+    names = [*model.adapter.components, *(f"blocks.{layer}" for layer in range(model.cfg.n_layers))]
+    owners = [(name, model.get_submodule(name)) for name in names if name != "blocks"]
     return [(name, owner) for name, owner in owners if next(owner.parameters(), None) is not None]

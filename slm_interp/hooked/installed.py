@@ -17,6 +17,8 @@ elif MAJOR == 4:
 
     from slm_interp.hooked.bridge import empty, fill, parameter_owners, parameters, run_blocks
 else:
-    raise ImportError(f"TransformerLens {VERSION} is installed; this package runs on 3.9 and on 4.x: pip install 'transformer-lens>=3.9,<4'.")
+    raise ImportError(
+        f"TransformerLens {VERSION} is installed; this package runs on 3.9 and on 4.x: pip install 'transformer-lens>=3.9,<4'."
+    )
 
 __all__ = ["MAJOR", "VERSION", "HookedTransformer", "empty", "fill", "parameter_owners", "parameters", "run_blocks"]
