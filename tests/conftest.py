@@ -19,7 +19,7 @@ from slm_interp.convert import load
 from slm_interp.hooked.installed import MAJOR, VERSION
 from slm_interp.model import SpeechTextModel
 from tests.replicas import N_UNITS, VARIANTS, text_tokenizer, write_slamkit
-from tests.versions import NOT_ON_4
+from tests.versions import ABSENT
 
 torch.set_num_threads(1)
 settings.register_profile("same every time", deadline=None, derandomize=True, max_examples=60)
@@ -31,10 +31,11 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On 4.x, skip what `tests.versions` says is not there, with its reason."""
-    for item in items if MAJOR == 4 else ():
-        for name in {item.name, getattr(item, "originalname", None)} & set(NOT_ON_4):
-            item.add_marker(pytest.mark.skip(reason=f"TransformerLens {VERSION}: {NOT_ON_4[name]}"))
+    """Skip what `tests.versions` says the installed TransformerLens does not have, with its reason."""
+    absent = ABSENT[MAJOR]
+    for item in items:
+        for name in {item.name, getattr(item, "originalname", item.name)} & set(absent):
+            item.add_marker(pytest.mark.skip(reason=f"TransformerLens {VERSION}: {absent[name]}"))
 
 
 @pytest.fixture(autouse=True)
