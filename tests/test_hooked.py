@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import runpy
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from slm_interp import hooked
 from slm_interp.errors import ConversionError
+from slm_interp.hooked import bridge, installed
 from slm_interp.hooked.layout import places, shape, sizes, to_bridge, to_classic
 from slm_interp.hooked.modules import kind, settings
 
@@ -150,3 +153,19 @@ def test_a_bias_without_a_place_is_refused_on_4_unless_it_is_zero():
         ConversionError, match=re.escape("cannot express blocks.1.mlp.b_out, which is not zero, in a Linear without bias; 3.9 may")
     ):
         filled(GATED, biased)
+
+
+def test_what_4_will_refuse_is_a_note_and_not_an_error():
+    """`inspect` says it before a weight is read; a gated model of the usual kind is expressed by both versions."""
+    assert not any(note.startswith("cannot be loaded") for note in hooked.notes(GATED))
+    notes = bridge.notes({**GATED, "parallel_attn_mlp": True})
+    assert len(notes) == 1 and notes[0].startswith("cannot be loaded: TransformerLens ") and "parallel_attn_mlp=True" in notes[0]
+    assert bridge.notes(GATED) == [] and "are copied into memory" in bridge.notes(NEOX)[0] and "TransformerBridge" in bridge.notes(OPT)[0]
+
+
+def test_a_transformer_lens_of_neither_series_is_refused(monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda package: "5.0.1")
+    with pytest.raises(
+        ImportError, match=re.escape("TransformerLens 5.0.1 is installed; this package runs on 3.9 and on 4.x: pip install")
+    ):
+        runpy.run_path(installed.__file__)

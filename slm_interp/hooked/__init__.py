@@ -5,7 +5,7 @@ is TransformerLens 3.9 (`HookedTransformer`, the default), `bridge.py` is 4.x (`
 `installed.py` chooses by the version that is installed. What both do alike is in `reading.py`.
 """
 
-from slm_interp.hooked.installed import HookedTransformer, empty, fill, parameter_owners, parameters
+from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters
 from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, residuals, unembedding
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "fill",
     "final_norm",
     "logits",
+    "notes",
     "parameter_owners",
     "parameters",
     "residuals",

@@ -22,6 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from slm_interp.errors import ConversionError
 from slm_interp.hooked.layout import Place, places, shape, sizes, to_bridge, to_classic
 from slm_interp.hooked.modules import kind, refusal, settings
+from slm_interp.hooked.transformer import SOFTMAX
+
+COPIED = "queries, keys and values are copied into memory: TransformerBridge keeps them apart, the checkpoint interleaves them by heads"
 
 
 def empty(fields: Mapping[str, Any]) -> TransformerBridge:
@@ -140,6 +143,15 @@ def run_blocks(model: TransformerBridge, tokens: Int[Tensor, "batch pos"], hooks
 
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     model.run_with_hooks(tokens, return_type=None, fwd_hooks=[*hooks, (last, stop)], prepend_bos=False)
+
+
+def notes(fields: Mapping[str, Any]) -> list[str]:
+    """What is computed or kept in another way than the checkpoint's own program does, in sentences; or why 4.x will refuse."""
+    try:
+        settings(fields)
+    except ConversionError as error:
+        return [f"cannot be loaded: {error}"]
+    return {"native": [SOFTMAX.format("TransformerBridge")], "gpt_neox": [COPIED]}.get(kind(fields), [])
 
 
 def parameter_owners(model: TransformerBridge) -> list[tuple[str, nn.Module]]:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from slm_interp.errors import ConversionError
 
+SOFTMAX = "softmax of attention: {} computes it in the model's dtype, transformers in float32; below float32 they differ by rounding"
+
 
 def empty(fields: Mapping[str, Any]) -> transformer_lens.HookedTransformer:
     """A HookedTransformer on the meta device: names and shapes, no memory.
@@ -77,6 +79,11 @@ def run_blocks(
 ) -> None:
     """Run the embedding and the blocks with hooks, and nothing after them."""
     model.run_with_hooks(tokens, return_type=None, stop_at_layer=model.cfg.n_layers, fwd_hooks=list(hooks), prepend_bos=False)
+
+
+def notes(fields: Mapping[str, Any]) -> list[str]:
+    """What is computed or kept in another way than the checkpoint's own program does, in sentences."""
+    return [SOFTMAX.format("HookedTransformer")]
 
 
 def parameter_owners(model: transformer_lens.HookedTransformer) -> list[tuple[str, nn.Module]]:
