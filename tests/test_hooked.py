@@ -20,6 +20,7 @@ from slm_interp.hooked.modules import kind, settings
 SIZES = {"d_model": 24, "n_layers": 2, "n_heads": 4, "d_head": 6, "d_mlp": 40, "d_vocab": 22, "n_ctx": 64}
 ROTARY = {"positional_embedding_type": "rotary", "rotary_dim": 6, "rotary_base": 10_000.0}
 GATED = {**SIZES, **ROTARY, "act_fn": "silu", "normalization_type": "RMS", "final_rms": True, "gated_mlp": True, "eps": 1e-6}
+WINDOWED = {**GATED, "use_local_attn": True, "window_size": 5, "attn_types": ["local", "global"]}
 NEOX = {**SIZES, **ROTARY, "act_fn": "gelu", "normalization_type": "LN"}
 OPT = {**SIZES, "act_fn": "relu", "normalization_type": "LN", "positional_embedding_type": "standard"}
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]])
@@ -28,10 +29,11 @@ TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]])
 def filled(fields: dict[str, Any], change: Any = None) -> hooked.HookedTransformer:
     """A model of random weights, the same for the same names; biases that no wrapped module has are zero."""
     model = hooked.empty(fields)
+    absent = ("b_U", *(("b_in", "b_out") if fields.get("gated_mlp") else ()), *(("b_O",) if fields.get("use_local_attn") else ()))
     generator = torch.Generator().manual_seed(0)
     state = {name: 0.3 * torch.randn(tensor.shape, generator=generator) for name, tensor in sorted(hooked.parameters(model).items())}
     for name, tensor in state.items():
-        if name == "unembed.b_U" or (fields.get("gated_mlp") and name.endswith(("b_in", "b_out"))):
+        if name.endswith(absent):
             tensor.zero_()
     if change is not None:
         change(state)
@@ -109,7 +111,7 @@ def test_residuals_do_not_compute_the_unembedding(fields):
     ("fields", "chosen"),
     [
         (GATED, "llama"),
-        ({**GATED, "use_local_attn": True, "window_size": 5, "attn_types": ["local", "global"]}, "qwen2"),
+        (WINDOWED, "qwen2"),
         ({**GATED, "use_qk_norm": True}, "qwen3"),
         (NEOX, "gpt_neox"),
         (OPT, "native"),
@@ -145,14 +147,17 @@ def test_what_no_module_of_4_computes_is_refused_by_name(fields, what):
         settings(fields)
 
 
-def test_a_bias_without_a_place_is_refused_on_4_unless_it_is_zero():
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [(GATED, "blocks.1.mlp.b_out"), (GATED, "blocks.0.mlp.b_in"), (WINDOWED, "blocks.1.attn.b_O")],
+    ids=["MLP output", "MLP", "attention output beside windows"],
+)
+def test_a_bias_without_a_place_is_refused_on_4_unless_it_is_zero(fields, name):
     def biased(state: dict[str, Tensor]) -> None:
-        state["blocks.1.mlp.b_out"] += 1.0
+        state[name] += 1.0
 
-    with pytest.raises(
-        ConversionError, match=re.escape("cannot express blocks.1.mlp.b_out, which is not zero, in a Linear without bias; 3.9 may")
-    ):
-        filled(GATED, biased)
+    with pytest.raises(ConversionError, match=re.escape(f"cannot express {name}, which is not zero, in a Linear without bias; 3.9 may")):
+        filled(fields, biased)
 
 
 def test_what_4_will_refuse_is_a_note_and_not_an_error():

@@ -53,6 +53,8 @@ ABSENT: dict[str, Any] = {
 }
 # Read by no module: they say how the classic class is built, not what it computes.
 BUILDING = ("dtype", "tie_word_embeddings")
+# Read by `kind`: the module it chooses has these values and no others.
+CHOOSING = ("positional_embedding_type", "normalization_type", "gated_mlp")
 
 
 def kind(fields: Mapping[str, Any]) -> str:
@@ -62,7 +64,7 @@ def kind(fields: Mapping[str, Any]) -> str:
         ConversionError: none does.
     """
     said = {**ABSENT, **fields}
-    shape = (said["positional_embedding_type"], said["normalization_type"], said["gated_mlp"])
+    shape = tuple(said[field] for field in CHOOSING)
     if shape == ("standard", "LN", False):
         return "native"
     if shape == ("rotary", "LN", False):
@@ -80,7 +82,7 @@ def settings(fields: Mapping[str, Any]) -> dict[str, Any]:
     """
     chosen = kind(fields)
     left = {**ABSENT, **fields}
-    for field in BUILDING:
+    for field in (*BUILDING, *CHOOSING):
         left.pop(field, None)
     if left["act_fn"] not in ACTIVATIONS:
         raise refusal(f"act_fn={left['act_fn']!r}")
@@ -106,8 +108,8 @@ def _native(left: dict[str, Any]) -> dict[str, Any]:
     return {
         **made,
         "eps": left.pop("eps", 1e-5),
-        "normalization_type": left.pop("normalization_type"),
-        "positional_embedding_type": left.pop("positional_embedding_type"),
+        "normalization_type": "LN",
+        "positional_embedding_type": "standard",
         "init_weights": False,
     }
 
@@ -122,7 +124,6 @@ def _gpt_neox(left: dict[str, Any]) -> dict[str, Any]:
         "use_parallel_residual": left.pop("parallel_attn_mlp"),
         "attention_bias": True,
         "rope_parameters": _rotary(left, d_head),
-        **_said(left, "normalization_type"),
     }
 
 
@@ -130,6 +131,7 @@ def _gated(left: dict[str, Any]) -> dict[str, Any]:
     d_head, heads = left.pop("d_head"), left["n_heads"]
     if not left.pop("final_rms"):
         raise refusal("final_rms=False after blocks with RMSNorm")
+    left.pop("use_qk_norm")  # Qwen3 has it, the others have not
     left.pop("rotary_adjacent_pairs")  # a switch of the bridge's attention, not of the module
     return {
         **{key: left.pop(field) for key, field in SIZES.items()},
@@ -139,15 +141,7 @@ def _gated(left: dict[str, Any]) -> dict[str, Any]:
         "attention_bias": True,
         "rope_parameters": _rotary(left, d_head),
         **_windows(left),
-        **_said(left, "normalization_type", "gated_mlp", "use_qk_norm"),
     }
-
-
-def _said(left: dict[str, Any], *fields: str) -> dict[str, Any]:
-    """Fields that `kind` has read."""
-    for field in fields:
-        left.pop(field)
-    return {}
 
 
 def _windows(left: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +157,6 @@ def _rotary(left: dict[str, Any], d_head: int) -> dict[str, Any]:
 
     Plain positions are written as linear scaling by 1: Llama's module turns whole heads under any other name.
     """
-    left.pop("positional_embedding_type")
     turned = left.pop("rotary_dim")
     scaled, base = left.pop("rotary_scaling_factor"), left.pop("rotary_base", 10_000)
     made = {"rope_theta": base, "partial_rotary_factor": (d_head if turned is None else turned) / d_head}
