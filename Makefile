@@ -1,6 +1,7 @@
 # One command each; every target sets up what it needs.
 #   make demo           hear, align, read: the main job on the packaged organism
 #   make test           the tests
+#   make test-tl4       the same tests on TransformerLens 4.x, in an environment of its own
 #   make lint           ruff and mypy
 #   make docs           the documentation site, strictly
 #   make notebooks      execute every notebook and check its closing claim
@@ -9,17 +10,24 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python $(INSTALL) --constraint constraints.txt
+VENV4 := .venv-tl4
+PIP4 := $(VENV4)/bin/python $(INSTALL)
+TL4 := transformer-lens==4.3.0
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
-.PHONY: demo test lint docs notebooks browser-test clean
+.PHONY: demo test test-tl4 lint docs notebooks browser-test clean
 
 demo: $(VENV)/.speech
 	$(BIN)/slm-interp demo --out out/demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+test-tl4: $(VENV4)/.dev
+	$(VENV4)/bin/python -m pytest
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -42,5 +50,12 @@ $(VENV)/.speech $(VENV)/.dev $(VENV)/.docs $(VENV)/.notebooks $(VENV)/.browser: 
 	$(PIP) torch==2.13.0 --editable ".[$*]"
 	touch $@
 
+# The same packages, and 4.x laid over 3.9: beside our own bound on the dependency pip would refuse it.
+$(VENV4)/.dev: pyproject.toml constraints.txt Makefile
+	test -x $(VENV4)/bin/python || $(PYTHON) -m venv $(VENV4)
+	$(PIP4) --constraint constraints.txt torch==2.13.0 --editable ".[dev]"
+	$(PIP4) --no-deps $(TL4)
+	touch $@
+
 clean:
-	rm -rf $(VENV) out site build *.egg-info
+	rm -rf $(VENV) $(VENV4) out site build *.egg-info

@@ -16,12 +16,26 @@ from hypothesis import settings
 from jaxtyping import config
 
 from slm_interp.convert import load
+from slm_interp.hooked.installed import MAJOR, VERSION
 from slm_interp.model import SpeechTextModel
 from tests.replicas import N_UNITS, VARIANTS, text_tokenizer, write_slamkit
+from tests.versions import ABSENT
 
 torch.set_num_threads(1)
 settings.register_profile("same every time", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("same every time")
+
+
+def pytest_report_header() -> str:
+    return f"TransformerLens {VERSION}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what `tests.versions` says the installed TransformerLens does not have, with its reason."""
+    absent = ABSENT[MAJOR]
+    for item in items:
+        for name in {item.name, getattr(item, "originalname", item.name)} & set(absent):
+            item.add_marker(pytest.mark.skip(reason=f"TransformerLens {VERSION}: {absent[name]}"))
 
 
 @pytest.fixture(autouse=True)

@@ -36,7 +36,7 @@ def test_verify_prints_the_report_and_exits_with_0_when_it_passes(capsys, replic
 
 
 def test_verify_exits_with_1_when_a_difference_exceeds_the_bound(capsys, replica):
-    code, out, _ = run(capsys, "verify", str(replica), "--n-units", str(N_UNITS), "--bound", "1e-12")
+    code, out, _ = run(capsys, "verify", str(replica), "--n-units", str(N_UNITS), "--bound=-1")
     assert code == 1
     assert out.startswith("FAILED")
 

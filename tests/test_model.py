@@ -194,9 +194,9 @@ FIELDS = {"n_layers": 1, "d_model": 8, "n_ctx": 4, "d_head": 4, "n_heads": 2, "d
 def test_an_empty_model_is_filled_with_the_very_tensors_it_is_given():
     model = hooked.empty(FIELDS)
     assert all(parameter.is_meta for parameter in model.parameters())
-    state = {name: torch.randn(parameter.shape) for name, parameter in model.named_parameters()}
+    state = {name: torch.randn_like(parameter, device="cpu") for name, parameter in hooked.parameters(model).items()}
     hooked.fill(model, state)
-    assert all(parameter.data_ptr() == state[name].data_ptr() for name, parameter in model.named_parameters())
+    assert all(parameter.data_ptr() == state[name].data_ptr() for name, parameter in hooked.parameters(model).items())
     assert hooked.logits(model, torch.tensor([[0, 1]])).isfinite().all()
 
 
@@ -213,7 +213,7 @@ def test_an_empty_model_is_filled_with_the_very_tensors_it_is_given():
 )
 def test_a_parameter_left_unfilled_or_left_over_is_refused(change, sentence):
     model = hooked.empty(FIELDS)
-    state = {name: torch.zeros(parameter.shape) for name, parameter in model.named_parameters()}
+    state = {name: torch.zeros(parameter.shape) for name, parameter in hooked.parameters(model).items()}
     change(state)
     with pytest.raises(ConversionError, match=re.escape(sentence)):
         hooked.fill(model, state)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from slm_interp import hooked
 from slm_interp.convert.checkpoint import Checkpoint
 from slm_interp.convert.families import Named
 from slm_interp.convert.rules import Drop, Zero, expanded
@@ -127,9 +128,7 @@ def _rule_notes(source: Source) -> list[str]:
 
 def _expression_notes(source: Source) -> list[str]:
     """What TransformerLens does in its own way."""
-    notes = [
-        "softmax of attention: HookedTransformer computes it in the model's dtype, transformers in float32; below float32 they differ by rounding"
-    ]
+    notes = hooked.notes(source.fields)
     if source.fields.get("positional_embedding_type") == "rotary":
         notes.append("rotary tables are computed from the config, not read")
     if source.fields.get("parallel_attn_mlp"):

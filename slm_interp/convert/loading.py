@@ -85,7 +85,7 @@ def hooked_model(source: Source, dtype: torch.dtype | None = None, *, streamed: 
         source.rules,
         source.shapes,
         reader(source, None if streamed else chosen),
-        {name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
+        {name: tuple(parameter.shape) for name, parameter in hooked.parameters(model).items()},
         {"d_head": source.fields["d_head"]},
         source.fields["n_layers"],
         chosen,

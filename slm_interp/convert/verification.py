@@ -22,7 +22,7 @@ from slm_interp import hooked
 from slm_interp.convert.families import Named
 from slm_interp.convert.loading import hooked_model, refuse_non_finite
 from slm_interp.convert.source import Source, open_source, vocabulary_of
-from slm_interp.convert.streaming import streamed
+from slm_interp.convert.streaming import direct_owners, streamed
 from slm_interp.errors import ParityError
 from slm_interp.metrics import kl_divergence
 from slm_interp.vocabulary import JointVocabulary
@@ -169,8 +169,7 @@ def spread_difference(ours: Tensor, theirs: Tensor) -> float:
 def converted_outputs(source: Source, tokens: Int[Tensor, " pos"], dtype: torch.dtype) -> Outputs:
     """What the conversion computes."""
     model = hooked_model(source, dtype, streamed=True)
-    weights = dict(model.named_parameters())
-    with streamed(model, lambda name: weights[name].to(dtype)):
+    with streamed(hooked.parameter_owners(model), lambda name, stored: stored.to(dtype)):
         stream = hooked.residuals(model, tokens)
         return Outputs(stream[1:], model.unembed(hooked.final_norm(model, stream[-1])[None])[0])
 
@@ -193,7 +192,7 @@ def reference_outputs(source: Source, tokens: Int[Tensor, " pos"], dtype: torch.
         stream.append((output[0] if isinstance(output, tuple) else output)[0])
 
     handles = [layer.register_forward_hook(keep) for layer in model.get_submodule(source.architecture.layers)]
-    with streamed(model, read):
+    with streamed(direct_owners(model), lambda name, empty: read(name)):
         logits = model(tokens[None], use_cache=False).logits[0]
     for handle in handles:
         handle.remove()

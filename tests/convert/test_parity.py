@@ -24,6 +24,7 @@ from torch import Tensor
 
 from slm_interp.convert import load, verify
 from slm_interp.hooked import HookedTransformer
+from tests import versions
 from tests.convert.reference import Forward, hooked_transformer, hugging_face, random_tokens, relative, worst
 from tests.replicas import GATED, LLAMA3, N_UNITS, ROPE, VARIANTS, random_weights, write_slamkit
 
@@ -136,8 +137,8 @@ def process(model: HookedTransformer, processing: str) -> None:
     """TransformerLens's own, in place."""
     fold, center = processing != "center_unembed", processing != "fold_ln"
     layer_norm = model.cfg.normalization_type == "LN"
-    model.load_and_process_state_dict(
-        model.state_dict(),
+    versions.process(
+        model,
         fold_ln=fold,
         center_unembed=center,
         center_writing_weights=fold and center and layer_norm,

@@ -15,6 +15,7 @@ from slm_interp.lenses import Lens, LogitLens
 from slm_interp.lenses import lens as lens_module
 from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Span, Utterance, Word
+from tests.versions import process
 
 
 def dense_log_probs(slm: SpeechTextModel, utterance: Utterance) -> torch.Tensor:
@@ -54,7 +55,7 @@ def test_the_opt_model_with_its_layer_norm_and_bias_agrees_too(speech_only_slm: 
 
 def test_folding_the_norms_changes_no_probability(tiny_slm: SpeechTextModel, spoken: Utterance) -> None:
     folded = dataclasses.replace(tiny_slm, model=copy.deepcopy(tiny_slm.model))
-    folded.model.process_weights_(fold_ln=True, center_writing_weights=False, center_unembed=False)
+    process(folded.model, fold_ln=True, center_writing_weights=False, center_unembed=False, fold_value_biases=False)
     assert not torch.equal(folded.model.W_U, tiny_slm.model.W_U)
     ours, theirs = (LogitLens(one).read(spoken, targets=range(33)).dataset for one in (tiny_slm, folded))
     np.testing.assert_allclose(ours.target_log_prob.values, theirs.target_log_prob.values, rtol=2e-5, atol=2e-5)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slm_interp import LogitLens, SpeechTextModel, Utterance
+from slm_interp import LogitLens, SpeechTextModel, Utterance, hooked
 from slm_interp.utterance import Span, Word
 from tests.replicas import WORDS
 
@@ -25,7 +25,7 @@ def planted(slm: SpeechTextModel) -> SpeechTextModel:
     """The tiny model with these weights; word `i` of the tokenizer is id `i + 1`."""
     model = copy.deepcopy(slm.model)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in hooked.parameters(model).items():
             parameter.copy_(torch.ones_like(parameter) if name.endswith("ln_final.w") else torch.zeros_like(parameter))
         for index, word in enumerate(WORDS):
             (identifier,) = slm.word_ids(word)

@@ -1,0 +1,24 @@
+"""The TransformerLens that is installed: one module for each major version, with the same names in it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+VERSION = version("transformer-lens")
+MAJOR = int(VERSION.split(".")[0])
+
+if TYPE_CHECKING or MAJOR == 3:
+    from transformer_lens import HookedTransformer
+
+    from slm_interp.hooked.transformer import empty, fill, notes, parameter_owners, parameters, run_blocks
+elif MAJOR == 4:
+    from transformer_lens import TransformerBridge as HookedTransformer
+
+    from slm_interp.hooked.bridge import empty, fill, notes, parameter_owners, parameters, run_blocks
+else:
+    raise ImportError(
+        f"TransformerLens {VERSION} is installed; this package runs on 3.9 and on 4.x: pip install 'transformer-lens>=3.9,<4'."
+    )
+
+__all__ = ["MAJOR", "VERSION", "HookedTransformer", "empty", "fill", "notes", "parameter_owners", "parameters", "run_blocks"]

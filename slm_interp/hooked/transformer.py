@@ -1,0 +1,91 @@
+"""TransformerLens 3.9: `HookedTransformer`, whose own parameters have the classic names.
+
+The class is looked up where it is used, so that this module can be imported where 4.x is installed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import transformer_lens
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from slm_interp.errors import ConversionError
+
+SOFTMAX = "softmax of attention: {} computes it in the model's dtype, transformers in float32; below float32 they differ by rounding"
+
+
+def empty(fields: Mapping[str, Any]) -> transformer_lens.HookedTransformer:
+    """A HookedTransformer on the meta device: names and shapes, no memory.
+
+    Args:
+        fields: arguments of `HookedTransformerConfig`.
+    """
+    config = transformer_lens.HookedTransformerConfig(**{"device": "cpu", "init_weights": False, "default_prepend_bos": False, **fields})
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
+        return transformer_lens.HookedTransformer(config, move_to_device=False)
+
+
+def parameters(model: transformer_lens.HookedTransformer) -> dict[str, Tensor]:
+    """Every parameter by its classic name (`blocks.0.attn.W_Q`)."""
+    return dict(model.named_parameters())
+
+
+def fill(model: transformer_lens.HookedTransformer, state: Mapping[str, Tensor]) -> transformer_lens.HookedTransformer:
+    """Give an empty model its weights without copying them, and its buffers.
+
+    Args:
+        model: from `empty`.
+        state: one tensor for every parameter; tensors are assigned, not copied, so views stay views.
+
+    Raises:
+        ConversionError: a parameter left unfilled or left over.
+    """
+    buffers = {name for name, _ in model.named_buffers()}
+    missing, unexpected = model.load_state_dict(dict(state), strict=False, assign=True)
+    if set(missing) - buffers or unexpected:
+        raise ConversionError(f"Parameters left unfilled: {sorted(set(missing) - buffers)}; left over: {sorted(unexpected)}.")
+    _fill_buffers(model)
+    left = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_meta]
+    if left:
+        raise ConversionError(f"These tensors never got a value: {left[:5]} ({len(left)} in all).")
+    return model.eval()
+
+
+def _fill_buffers(model: transformer_lens.HookedTransformer) -> None:
+    """Causal mask, the score of a masked cell, and one pair of rotary tables for all layers."""
+    config = model.cfg
+    tables = None
+    for block in model.blocks:
+        attention = block.attn
+        attention.mask = torch.empty((0, 0), dtype=torch.bool)
+        attention.IGNORE = torch.tensor(-torch.inf)
+        if config.rotary_dim is None:
+            continue
+        if tables is None:
+            tables = attention.calculate_sin_cos_rotary(
+                config.rotary_dim, min(config.n_ctx, attention.ROTARY_INITIAL_CACHE_SIZE), base=config.rotary_base, dtype=config.dtype
+            )
+        attention.rotary_sin, attention.rotary_cos = tables
+
+
+def run_blocks(
+    model: transformer_lens.HookedTransformer, tokens: Int[Tensor, "batch pos"], hooks: Sequence[tuple[str, Callable[..., Any]]]
+) -> None:
+    """Run the embedding and the blocks with hooks, and nothing after them."""
+    model.run_with_hooks(tokens, return_type=None, stop_at_layer=model.cfg.n_layers, fwd_hooks=list(hooks), prepend_bos=False)
+
+
+def notes(fields: Mapping[str, Any]) -> list[str]:
+    """What is computed or kept in another way than the checkpoint's own program does, in sentences."""
+    return [SOFTMAX.format("HookedTransformer")]
+
+
+def parameter_owners(model: transformer_lens.HookedTransformer) -> list[tuple[str, nn.Module]]:
+    """What a streamed forward loads one by one, with its name: here every module that owns parameters directly."""
+    return [(name, module) for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
