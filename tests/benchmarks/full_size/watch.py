@@ -14,8 +14,15 @@ RESERVE_GB = 4.0
 LIMIT_SECONDS = 900.0
 EVERY_SECONDS = 0.01
 # What a child is doing after it has said a phase, and the phase that it will say next.
-DOING = {"importing": "importing", "imported": "loading", "loaded": "in the forward", "forward": "reading", "read": "ending"}
-NEXT = {"load": ("imported", "loaded"), "forward": ("loaded", "forward"), "read": ("forward", "read")}
+DOING = {
+    "importing": "importing",
+    "imported": "loading",
+    "loaded": "in the forward",
+    "forward": "reading",
+    "read": "at the tokenizer",
+    "tokenizer": "ending",
+}
+NEXT = {"load": ("imported", "loaded"), "forward": ("loaded", "forward"), "read": ("forward", "read"), "tokenizer": ("read", "tokenizer")}
 
 
 def status_gb(path: str, *keys: str) -> dict[str, float]:
@@ -69,7 +76,7 @@ def summed(lines: list[dict[str, Any]], peaks: dict[str, dict[str, float]], base
     result: dict[str, Any] = {}
     for name, (before, after) in NEXT.items():
         peak = peaks.get(before, {})
-        if peak and not (name == "read" and after not in seconds):
+        if peak and (name in ("load", "forward") or after in seconds):
             result[f"{name}_seconds"] = seconds.get(after)
             result[f"{name}_peak_anonymous_gb"] = max(0.0, peak.get("RssAnon", base) - base)
             result[f"{name}_peak_file_backed_gb"] = peak.get("RssFile")

@@ -46,8 +46,9 @@ def tokens(rows: int) -> torch.Tensor:
 
 
 def ours(folder: Path, dtype: torch.dtype | None = None) -> None:
-    """`si.load`, a forward, a reading of units by the logit lens."""
+    """`si.load`, a forward, a reading of units by the logit lens; and the tokenizer once more, alone: a part of what `load` takes."""
     import slm_interp as si
+    from slm_interp.convert.text_tokenizer import text_tokenizer_of
 
     say(phase="imported")
     carried = folder / "text_tokenizer"
@@ -59,6 +60,8 @@ def ours(folder: Path, dtype: torch.dtype | None = None) -> None:
     with timed("read"):
         reading = si.LogitLens(slm).read(utterance)
     assert reading.dataset.sizes["pos"] == POSITIONS
+    with timed("tokenizer"):
+        text_tokenizer_of(folder, carried if carried.exists() else None)
 
 
 def of_units(slm: Any) -> Any:
@@ -92,7 +95,7 @@ def from_pretrained(folder: Path) -> Any:
 
 def hugging_face(folder: Path) -> None:
     """transformers alone, a forward with every hidden state."""
-    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: F401  imported before the clock starts
+    from transformers import LlamaForCausalLM, Qwen2ForCausalLM  # noqa: F401  imported before the clock starts, as in the other ways
 
     say(phase="imported")
     with timed("loaded"):
