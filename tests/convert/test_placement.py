@@ -95,4 +95,4 @@ def test_what_goes_to_another_device_is_not_converted_in_the_memory_of_this_one(
     with Copies() as copies:
         load(written("llama-mha-tied", tmp_path), n_units=N_UNITS, dtype=dtype, device="meta")
     assert arrived and all(tensor.is_meta and tensor.dtype == (dtype or torch.float32) for tensor in arrived.values())
-    assert copies.peak == 0
+    assert copies.peak < min(tensor.nbytes for tensor in arrived.values()), "at most a table of 4.x"
