@@ -27,11 +27,12 @@ from slm_interp.convert.rules import Split
 from slm_interp.convert.source import open_source
 from slm_interp.convert.text_tokenizer import GLM_PATTERN, PROBES, text_tokenizer_of
 from slm_interp.errors import ConversionError, ParityError, VocabularyError
+from slm_interp.lenses.page import Clip, lens_page
 from slm_interp.model import SpeechTextModel
 from slm_interp.prompt import alternated
 from slm_interp.streams import flattened, merged_by_time, unflattened
 from slm_interp.strings import pieces, spelled
-from slm_interp.utterance import Span, Word
+from slm_interp.utterance import Span, Utterance, Word
 from slm_interp.vocabulary import JointVocabulary
 from tests.convert.reference import hooked_transformer, hugging_face, random_tokens, worst
 from tests.family_replicas import REPLICAS, copied, sentencepiece_model, tiktoken_model, write_replica
@@ -116,18 +117,25 @@ def test_inspection_says_family_ranges_and_prompt_forms(name, folders):
     assert REPLICAS[name].family in str(found) and "<table" in found._repr_html_()
 
 
-@pytest.mark.parametrize("name", ["spiritlm_expressive", "glm4voice", "usdm", "twist-opt", "soda", "anygpt"])
-def test_the_lens_reads_it_and_its_last_row_is_the_model(name, loaded):
+def spoken(slm: SpeechTextModel) -> Utterance:
+    """Two words of speech in whatever way the family writes it."""
+    words = [Word("the", Span(0, 2), 0.0, 0.1), Word("sea", Span(2, 4), 0.1, 0.2)]
+    edges = torch.arange(5) * 0.05
+    if len(slm.vocabulary.codebooks) == 1:
+        return slm.speech_prompt(MERGED, edges, words)
+    frames = MERGED[:, None] + torch.arange(len(slm.vocabulary.codebooks))
+    return slm.prompt([slm.frames_segment(frames, edges, words)])
+
+
+@pytest.mark.parametrize("name", REPLICAS)
+def test_the_lens_and_its_page_take_it_and_the_last_row_is_the_model(name, loaded):
     slm = loaded(name)
-    utterance = slm.speech_prompt(MERGED, torch.arange(5) * 0.04)
+    utterance = spoken(slm)
     reading = LogitLens(slm).read(utterance)
-    last = (
-        reading.dataset["top_id"].isel(layer=-1, rank=0)
-        if "rank" in reading.dataset["top_id"].dims
-        else reading.dataset["top_id"].isel(layer=-1)[..., 0]
-    )
     best = slm.logits(utterance).masked_fill(slm.vocabulary.mask("dead"), -torch.inf).argmax(-1)
-    assert torch.equal(torch.from_numpy(last.values.reshape(len(best), -1)[:, 0].astype("int64")), best)
+    assert reading.dataset["top_id"].isel(layer=-1).sel(k=1).values.tolist() == best.tolist()
+    (section,) = lens_page([Clip(name, utterance, reading.dataset)]).sections
+    assert len(section.blocks) == (4 if "text" in slm.vocabulary.kinds else 3) and name in section.title
 
 
 def test_rows_no_tokenizer_emits_are_dead(loaded):
