@@ -132,16 +132,19 @@ def byte_level() -> Tokenizer:
     return tokenizer
 
 
-def llama3(added: Sequence[str], size: int = 128_256, bos: bool = True) -> Callable[[Path], None]:
-    """`tokenizer.json` as Llama 3's: 128,000 merges and 256 special tokens, of which the first stands before every text."""
+LLAMA3_NAMED = {0: "<|begin_of_text|>", 1: "<|end_of_text|>", 9: "<|eot_id|>"}
+LLAMA3_SPECIAL = [LLAMA3_NAMED.get(i, f"<|reserved_special_token_{i}|>") for i in range(256)]
+QWEN_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|special_{i}|>" for i in range(3, 22))]
+
+
+def llama3(added: Sequence[str], size: int = 128_256, bos: bool = True, special: Sequence[str] = LLAMA3_SPECIAL) -> Callable[[Path], None]:
+    """`tokenizer.json` as Llama 3's: 128,000 merges and 256 special tokens, of which the first stands before every text; or as Qwen's."""
 
     def write(folder: Path) -> None:
         base = json.loads(byte_level().to_str())
         known = base["model"]["vocab"]
-        known.update({f"⟨filler{i}⟩": i for i in range(len(known), size - 256)})
+        known.update({f"⟨filler{i}⟩": i for i in range(len(known), size - len(special))})
         tokenizer = Tokenizer.from_str(json.dumps(base))
-        named = {0: "<|begin_of_text|>", 1: "<|end_of_text|>", 9: "<|eot_id|>"}
-        special = [named.get(i, f"<|reserved_special_token_{i}|>") for i in range(256)]
         tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special])
         tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added])
         if bos:
@@ -149,7 +152,7 @@ def llama3(added: Sequence[str], size: int = 128_256, bos: bool = True) -> Calla
             tokenizer.post_processor = processors.TemplateProcessing(
                 single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", first)]
             )
-        names = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
+        names = {"bos_token": special[0], "eos_token": special[1]}
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
 
     return write
