@@ -373,6 +373,15 @@ def test_orpheus_asks_for_speech_after_text(loaded):
     assert (frame.ids - 128_266 - 4096 * torch.arange(7)).tolist() == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_spark_tts_reads_the_prompt_of_a_cloned_voice(loaded):
+    """Ids as `expand_tokenizer.py` prints them."""
+    slm = loaded("sparktts")
+    text = slm.text_segment("the sea").ids.tolist()
+    voice = "<|start_global_token|><|bicodec_global_10|><|end_global_token|><|start_semantic_token|><|bicodec_semantic_311|>"
+    ids = slm.ids_of(f"<|task_tts|><|start_content|>the sea<|end_content|>{voice}").tolist()
+    assert ids == [165_137, 165_146, *text, 165_152, 165_150, 151_675, 165_156, 165_151, 156_072]
+
+
 @pytest.mark.parametrize(
     ("name", "string"),
     [
