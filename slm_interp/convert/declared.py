@@ -6,6 +6,7 @@ else dead.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
@@ -22,10 +23,18 @@ def declared_family(declaration: Declaration) -> Family:
     return Family(
         declaration.name,
         declaration.licence,
+        said_units(declaration),
+        tuple(form.name for form in declaration.forms),
         partial(_recognises, declaration),
         partial(_unwrap, declaration),
         partial(_read, declaration),
     )
+
+
+def said_units(declaration: Declaration) -> tuple[str, ...]:
+    """How many units of which spelling: `501 [Hu{}]`, `8 x 2048 {:c}`."""
+    counted = Counter((one.count, one.template) for one in declaration.units)
+    return tuple(f"{books} x {count} {template}" if books > 1 else f"{count} {template}" for (count, template), books in counted.items())
 
 
 def _recognises(declaration: Declaration, config: Mapping[str, Any], tokens: Callable[[], TokenIds]) -> bool:

@@ -278,7 +278,7 @@ PITCH, STYLE = [39, 39, 39, 48, 56, 40, 42, 39, 51, 40], [71]
 
 
 def test_expressive_spirit_lm_merges_its_streams_as_its_own_tokenizer_does(loaded):
-    """The golden string of `tests/test_tokenizer.py`; 24.99 Hz, not 25, decides which of sound and pitch comes first."""
+    """The golden string of `tests/test_tokenizer.py`; of sound and pitch that begin together, pitch comes first."""
     slm = loaded("spiritlm_expressive")
     ids, edges = merged_by_time(slm.vocabulary, {0: SOUND, 1: PITCH, 2: STYLE})
     assert spelled(slm.vocabulary, ids) == (
@@ -287,6 +287,14 @@ def test_expressive_spirit_lm_merges_its_streams_as_its_own_tokenizer_does(loade
     )
     assert edges[0] == 0 and edges[-1] == 1.0 and bool((edges.diff() >= 0).all())  # a second of style outlasts the rest
     assert slm.ids_of(spelled(slm.vocabulary, ids)).equal(ids)
+
+
+def test_sound_at_24_99_hz_falls_behind_pitch_after_a_hundred_seconds_and_not_before(loaded):
+    vocabulary = loaded("spiritlm_expressive").vocabulary
+    at_25 = tuple(replace(one, rate_hz=25.0) if one.rate_hz == 24.99 else one for one in vocabulary.ranges)
+    streams = {0: [place % 2 for place in range(2_600)], 1: [place % 2 for place in range(1_300)]}
+    (ours, edges), (theirs, _) = merged_by_time(vocabulary, streams), merged_by_time(JointVocabulary(at_25, vocabulary.size), streams)
+    assert edges[int((ours != theirs).nonzero()[0])].item() == 100.0
 
 
 def test_words_of_merged_streams_are_the_positions_that_begin_in_their_time(loaded):
@@ -371,6 +379,15 @@ def test_orpheus_asks_for_speech_after_text(loaded):
     assert prompt.tokens.tolist() == [128_259, 128_000, *text.ids.tolist(), 128_009, 128_260, 128_261, 128_257]
     frame = slm.frames_segment(torch.tensor([[1, 2, 3, 4, 5, 6, 7]]), torch.tensor([0.0, 0.08]))
     assert (frame.ids - 128_266 - 4096 * torch.arange(7)).tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_spark_tts_reads_the_prompt_of_a_cloned_voice(loaded):
+    """Ids as `expand_tokenizer.py` prints them."""
+    slm = loaded("sparktts")
+    text = slm.text_segment("the sea").ids.tolist()
+    voice = "<|start_global_token|><|bicodec_global_10|><|end_global_token|><|start_semantic_token|><|bicodec_semantic_311|>"
+    ids = slm.ids_of(f"<|task_tts|><|start_content|>the sea<|end_content|>{voice}").tolist()
+    assert ids == [165_137, 165_146, *text, 165_152, 165_150, 151_675, 165_156, 165_151, 156_072]
 
 
 @pytest.mark.parametrize(
