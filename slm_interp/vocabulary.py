@@ -67,7 +67,7 @@ class IdRange:
             )
         try:
             ends = (self.spelled(self.ids[0]), self.spelled(self.ids[-1]))
-        except (ValueError, LookupError, AttributeError, OverflowError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
             raise VocabularyError(f"{self.template!r} does not spell {len(self)} numbers from {self.first}: {error}") from error
         if self.template is not None and len(self) > 1 and ends[0] == ends[1]:
             raise VocabularyError(f"A template of several ids needs a place for the number, as in '<Un{{}}>'; got {self.template!r}.")

@@ -238,7 +238,14 @@ def _record(kind: type, values: Any, where: str) -> Any:
     for one in known.values():
         if one.name not in values and one.default is MISSING and one.default_factory is MISSING:
             raise ConversionError(f"{where} lacks {one.name!r}.")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    return kind(**{key: _kept(known[key].type, value) for key, value in values.items()})
+
+
+def _kept(written: Any, value: Any) -> Any:
+    """An admitted value as the dataclass has it."""
+    if isinstance(value, list):
+        return tuple(value)
+    return float(value) if written == "float | None" else value
 
 
 def _shown(value: Any) -> str:

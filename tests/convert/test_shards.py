@@ -140,10 +140,9 @@ def test_parameters_are_views_of_the_mapped_file(folder: Path) -> None:
     """The mapping of the file holds the address of every weight that is not zero by definition."""
     as_binary(folder)
     slm = load(folder, n_units=N_UNITS)
-    mapped = []
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if line.endswith(str((folder / BINARY).resolve())):
-            mapped.append(range(*(int(end, 16) for end in line.split()[0].split("-"))))
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    ends = [line.split()[0].split("-") for line in lines if line.endswith(str((folder / BINARY).resolve()))]
+    mapped = [range(int(start, 16), int(stop, 16)) for start, stop in ends]
     assert mapped, "the file is mapped"
     copied = [
         name
