@@ -151,10 +151,10 @@ def test_a_key_takes_its_own_type_and_no_other(where: str, key: str) -> None:
         if what not in TAKES[written]:
             refused(values, rf"^The declaration 'mine\.yaml': '{key}' of {re.escape(where)} must be (a |true or false).*; got .*\.$")
             continue
-        try:
+        if key in ("template", "ids", "markers", "closers", "marked", "closed"):  # of the right type, and yet it does not fit the rest
+            refused(values, r"^The declaration 'mine\.yaml': (?!.*must be)")
+        else:
             parsed(values)
-        except ConversionError as error:  # of the right type, and yet it does not fit the other parts
-            assert "must be" not in str(error) and key in ("template", "ids", "markers", "closers", "marked", "closed"), (what, error)
 
 
 @pytest.mark.parametrize("key", ["units", "forms"])
@@ -201,7 +201,7 @@ def test_a_missing_key_is_named(where: str) -> None:
         ("\0", "mine.toml"),
         ("name: [", "mine.yaml"),
         ("a: b: c", "mine.yml"),
-        ("name: " + "[" * 2_000, "mine.yaml"),
+        ("name: " + "[" * 600, "mine.yaml"),
         ("name: " + "1" * 5_000, "mine.yaml"),
         ("name: *missing", "mine.yaml"),
         ("--- 1\n--- 2", "mine.yaml"),

@@ -120,14 +120,14 @@ def test_any_text_as_a_declaration(text: str, name: str) -> None:
     declared(text, name)
 
 
-@examples(200)
+@examples(100)
 @given(values=st.dictionaries(KEYS, ANY, max_size=6))
 def test_any_values_as_a_declaration(values: dict[str, Any]) -> None:
     for units in ({}, {"name": "a", "units": [{"template": "<{}>", "count": 2}], "forms": [{"name": "a"}]}):
         declared(yaml.safe_dump({**units, **values}, allow_unicode=True), "a.yaml")
 
 
-@examples(250)
+@examples(150)
 @given(source=st.sampled_from(SOURCES), place=st.floats(0, 1), piece=st.text("[]{}=\"'\n .,019ab", max_size=3), cut=st.integers(0, 5))
 def test_a_shipped_declaration_with_a_wrong_piece(source: str, place: float, piece: str, cut: int) -> None:
     at = int(place * len(source))
@@ -193,12 +193,12 @@ def test_declared_ids_come_back_from_their_spelling(name: str, data: st.DataObje
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("name", VOCABULARIES)
-@pytest.mark.parametrize("part", ["1", "[Hu", "[Hu1", "<", "<1", "<a", "<|sound_", chr(0xE000), "m"])
+@pytest.mark.parametrize("part", ["1", "[Hu", "[Hu1", "<", "<|sound_"])
 def test_a_long_string_is_walked_through_once(name: str, part: str) -> None:
     with contextlib.suppress(VocabularyError):
-        pieces(VOCABULARIES[name], part * 50_000)
+        pieces(VOCABULARIES[name], part * 200_000)
     with contextlib.suppress(SpeechError):
-        parse_unit_string(part * 50_000)
+        parse_unit_string(part * 200_000)
 
 
 @examples(300)
@@ -288,7 +288,7 @@ def decoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, "chatglm"])
-@examples(40)
+@examples(20)
 @given(data=st.data(), value=WILD)
 def test_any_value_of_any_key_of_any_architecture(name: str, data: st.DataObject, value: object, decoders: dict[str, Path]) -> None:
     kept = (decoders[name] / "config.json").read_text()
