@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from slm_interp.convert.declaration import Declaration, Form, UnitRange
+from slm_interp.convert.declaration import Declaration, Form, UnitRange, check_units
 from slm_interp.convert.family import Family, Reading, TokenIds
 from slm_interp.errors import ConversionError
 from slm_interp.prompt import PromptForm, PromptFormat
@@ -79,7 +80,15 @@ def _read(declaration: Declaration, reading: Reading) -> tuple[JointVocabulary, 
 
 
 def _units(declaration: Declaration, reading: Reading, known: TokenIds, units: UnitRange) -> IdRange:
-    count = units.count if reading.n_units is None else reading.n_units
+    if reading.n_units is not None:
+        units = replace(units, count=reading.n_units)
+        check_units(units)
+    count = units.count
+    if count > reading.rows:
+        raise ConversionError(
+            f"Family {declaration.name!r} has {count} units in codebook {units.codebook}; the embedding has {reading.rows} rows. "
+            "Is it another family (family=), or another number of units (n_units=)?"
+        )
     spelled = [units.template.format(units.first + unit) for unit in range(count)]
     ids = [known[token] for token in spelled if token in known]
     if ids:

@@ -79,7 +79,10 @@ def hooked_model(source: Source, dtype: torch.dtype | None = None, *, streamed: 
     if dtype is None and len(stored) > 1:
         raise ConversionError(f"The checkpoint mixes {', '.join(sorted(map(str, stored)))}; choose one with dtype=.")
     chosen = dtype or next(iter(stored))
-    model = hooked.empty({**source.fields, "dtype": chosen})
+    try:
+        model = hooked.empty({**source.fields, "dtype": chosen})
+    except Exception as error:  # sizes that contradict each other or overflow end in kinds of torch, numpy and TransformerLens
+        raise ConversionError(f"No HookedTransformer has the sizes of config.json: {error!s:.200}") from error
 
     state = convert(
         source.rules,
@@ -96,17 +99,27 @@ def hooked_model(source: Source, dtype: torch.dtype | None = None, *, streamed: 
 def reader(source: Source, dtype: torch.dtype | None) -> Callable[[str], Tensor]:
     """Gives tensors by name, so that no two parameters share memory.
 
-    A tied matrix is read twice, and TransformerLens writes into parameters when it folds norms: the second
-    reading comes from a mapping of its own.
+    A tied matrix is read twice, and in a `pytorch_model.bin` two names may stand for the same memory; TransformerLens
+    writes into parameters when it folds norms. The second reading comes from a mapping of its own.
     """
-    seen: set[str] = set()
+    taken: list[range] = []
 
     def read(name: str) -> Tensor:
-        tensor = source.tensor(name, separate=name in seen)
-        seen.add(name)
+        tensor = source.tensor(name)
+        place = _bytes_of(tensor)
+        if any(place.start < one.stop and one.start < place.stop for one in taken):
+            tensor = source.tensor(name, separate=True)
+        else:
+            taken.append(place)
         return tensor if dtype is None else tensor.to(dtype)
 
     return read
+
+
+def _bytes_of(tensor: Tensor) -> range:
+    """The addresses from the first number of a tensor to its last."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return range(tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()) if tensor.numel() else range(0)
 
 
 def refuse_non_finite(source: Source, whole: bool) -> None:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from slm_interp.convert.declaration import Declaration, read_declaration
+from slm_interp.convert.declaration import Declaration, checked, read_declaration
 from slm_interp.convert.declared import declared_family
 from slm_interp.convert.family import Family, TokenIds
 from slm_interp.errors import ConversionError
@@ -42,7 +42,7 @@ def family_named(family: Named) -> Family:
         ConversionError: no such family, or a damaged file.
     """
     if isinstance(family, Declaration):
-        return declared_family(family)
+        return declared_family(checked(family))
     if str(family) in families():
         return families()[str(family)]
     if str(family).endswith((".toml", ".yaml", ".yml")):
