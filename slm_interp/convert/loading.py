@@ -44,8 +44,8 @@ def load(
             `Declaration`. None asks the families which of them recognises it.
         n_units: units of each codebook, where they are not the family's own number.
         quantiser: what makes the model's units, or the hash of its codebook, where the folder does not carry it.
-        dtype: None keeps the files' own; another one is converted tensor by tensor, into memory.
-        device: where to put the model.
+        dtype: None keeps the files' own; another one is converted parameter by parameter, into memory.
+        device: where to put the model, parameter by parameter; what goes to another device takes no memory here.
         allow_nan: load weights with NaN or infinite values. Tensors up to 1 MB are read whole for this
             check, larger ones sampled; `verify` reads every byte.
 
@@ -58,20 +58,23 @@ def load(
     vocabulary.check_embedding(source.rows)
     if not allow_nan:
         refuse_non_finite(source, whole=False)
-    model = hooked_model(source, dtype)
+    model = hooked_model(source, dtype, device)
     if tokenizer is not None:
         hooked.attach_tokenizer(model, tokenizer)
     if torch.device(device).type != "cpu":
-        model.to(device)
+        model.to(device)  # the parameters are there already: this takes the buffers, and notes the device in the config
     return SpeechTextModel(model, vocabulary, prompts, tokenizer, provenance(source), carried, source.checkpoint.folder)
 
 
-def hooked_model(source: Source, dtype: torch.dtype | None = None, *, streamed: bool = False) -> hooked.HookedTransformer:
+def hooked_model(
+    source: Source, dtype: torch.dtype | None = None, device: str | torch.device = "cpu", *, streamed: bool = False
+) -> hooked.HookedTransformer:
     """The model, filled.
 
     Args:
         source: an opened checkpoint.
         dtype: to compute in; None is the files' own.
+        device: of the parameters.
         streamed: leave the weights in the files' dtype although the model computes in `dtype`; whoever
             runs it converts each module's weights as it comes.
     """
@@ -87,17 +90,33 @@ def hooked_model(source: Source, dtype: torch.dtype | None = None, *, streamed: 
     state = convert(
         source.rules,
         source.shapes,
-        reader(source, None if streamed else chosen),
+        reader(source),
         {name: tuple(parameter.shape) for name, parameter in hooked.parameters(model).items()},
         {"d_head": source.fields["d_head"]},
         source.fields["n_layers"],
         chosen,
     )
-    return hooked.fill(model, state)
+    return hooked.fill(model, state if streamed else placed(state, chosen, device))
 
 
-def reader(source: Source, dtype: torch.dtype | None) -> Callable[[str], Tensor]:
-    """Gives tensors by name, so that no two parameters share memory.
+def placed(state: dict[str, Tensor], dtype: torch.dtype, device: str | torch.device) -> dict[str, Tensor]:
+    """The same parameters in a dtype and on a device, each replaced before the next: there is never a second copy of them.
+
+    What has both already stays as it is, a view of the mapped file. Of a view, only what it shows is converted, not the tensor it
+    was cut from; and it moves first, so that converting takes memory where it is going and none here.
+
+    Args:
+        state: parameters by name; changed in place.
+        dtype: of all of them.
+        device: of all of them.
+    """
+    for name, tensor in state.items():
+        state[name] = tensor.to(device).to(dtype)
+    return state
+
+
+def reader(source: Source) -> Callable[[str], Tensor]:
+    """Gives tensors by name, as views of the files, so that no two parameters share memory.
 
     A tied matrix is read twice, and in a `pytorch_model.bin` two names may stand for the same memory; TransformerLens
     writes into parameters when it folds norms. The second reading comes from a mapping of its own.
@@ -108,10 +127,9 @@ def reader(source: Source, dtype: torch.dtype | None) -> Callable[[str], Tensor]
         tensor = source.tensor(name)
         place = _bytes_of(tensor)
         if any(place.start < one.stop and one.start < place.stop for one in taken):
-            tensor = source.tensor(name, separate=True)
-        else:
-            taken.append(place)
-        return tensor if dtype is None else tensor.to(dtype)
+            return source.tensor(name, separate=True)
+        taken.append(place)
+        return tensor
 
     return read
 

@@ -152,7 +152,10 @@ def _closest(name: str, names: Iterable[str]) -> str:
 
 
 def _dropped(rule: Drop, read: Callable[[str], Tensor]) -> dict[str, Tensor]:
-    if rule.same_as is not None and not torch.equal(read(rule.source), read(rule.same_as)):
+    if rule.same_as is None:
+        return {}
+    kept = read(rule.same_as)
+    if not torch.equal(read(rule.source).to(kept.dtype), kept):
         raise ConversionError(
             f"{rule.source!r} should repeat {rule.same_as!r} and does not ({rule.reason}). "
             "Repair config.json (tie_word_embeddings) or the weights: programs disagree on which of the two to use."

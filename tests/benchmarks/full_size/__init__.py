@@ -1,0 +1,1 @@
+"""Loading at full size: checkpoints of random weights in the true shapes and layouts, ours against transformers and TransformerLens."""
