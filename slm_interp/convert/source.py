@@ -23,7 +23,7 @@ from slm_interp.convert.family import Family, Reading, TokenIds
 from slm_interp.convert.refused import refuse_inexpressible
 from slm_interp.convert.rules import Copy, Drop, Rule, expanded
 from slm_interp.convert.text_tokenizer import text_tokenizer_of
-from slm_interp.errors import CheckpointError, ConversionError
+from slm_interp.errors import CheckpointError, ConversionError, SlmInterpError
 from slm_interp.prompt import PromptFormat
 from slm_interp.vocabulary import JointVocabulary
 
@@ -177,7 +177,9 @@ def accept(identified: Identified) -> Source:
     try:
         config = built.reader(raw)
         fields, rules = built.fields(config), built.rules(config)
-    except (TypeError, ArithmeticError, AttributeError, LookupError) as error:
+    except SlmInterpError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
         raise ConversionError(f"config.json has a value of another kind than a {built.name!r} has there: {error}") from error
     config.finish()
     for field, value in fields.items():

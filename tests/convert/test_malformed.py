@@ -310,6 +310,7 @@ def test_any_value_of_any_key_of_any_architecture(name: str, data: st.DataObject
         ("chatglm", {"kv_channels": None}, "has a value of another kind than a 'chatglm' has there"),
         ("chatglm", {"auto_map": ["a.B"]}, "has a value of another kind than a 'chatglm' has there"),
         ("opt", {"num_attention_heads": 0}, "has a value of another kind than a 'opt' has there: integer division"),
+        ("qwen2-windows", {"head_dim": float("nan")}, "has a value of another kind than a 'qwen2' has there: "),
         ("chatglm", {"ffn_hidden_size": 10**30}, "No HookedTransformer has the sizes of config.json"),
         ("chatglm", {"num_layers": 10**9}, r"config\.json says 1e\+09 layers; the files hold"),
         ("qwen2-windows", {"num_hidden_layers": 10**9}, r"config\.json says 1e\+09 layers; the files hold"),
