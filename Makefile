@@ -6,6 +6,7 @@
 #   make docs           the documentation site, strictly
 #   make notebooks      execute every notebook and check its closing claim
 #   make browser-test   the pages in headless Chromium (installed from Debian's packages if it is missing)
+#   make fuzz           coverage-guided fuzzing of the readers, FUZZ_SECONDS for each
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,10 +16,11 @@ PIP := $(BIN)/python $(INSTALL) --constraint constraints.txt
 VENV4 := .venv-tl4
 PIP4 := $(VENV4)/bin/python $(INSTALL)
 TL4 := transformer-lens==4.3.0
+FUZZ_SECONDS ?= 60
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
-.PHONY: demo test test-tl4 lint docs notebooks browser-test clean
+.PHONY: demo test test-tl4 lint docs notebooks browser-test fuzz clean
 
 demo: $(VENV)/.speech
 	$(BIN)/slm-interp demo --out out/demo
@@ -44,8 +46,11 @@ browser-test: $(VENV)/.browser
 	command -v chromium > /dev/null || (apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core)
 	$(BIN)/python -m pytest tests/browser
 
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS)
+
 # A stamp for each set of extras: installed once, and again when versions change.
-$(VENV)/.speech $(VENV)/.dev $(VENV)/.docs $(VENV)/.notebooks $(VENV)/.browser: $(VENV)/.%: pyproject.toml constraints.txt
+$(VENV)/.speech $(VENV)/.dev $(VENV)/.docs $(VENV)/.notebooks $(VENV)/.browser $(VENV)/.fuzz: $(VENV)/.%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch==2.13.0 --editable ".[$*]"
 	touch $@

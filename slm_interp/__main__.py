@@ -19,6 +19,7 @@ Checkpoint = Annotated[str, typer.Argument(help="A checkpoint folder, a packaged
 Tokenizer = Annotated[
     str | None, typer.Option(help="Tokenizer of the text ids: a folder or a hub id. Interleaved slamkit checkpoints need it.")
 ]
+Family = Annotated[str | None, typer.Option(help="A family by name (`families` lists them), or a .toml or .yaml file that declares one.")]
 Units = Annotated[int | None, typer.Option(help="Units of the quantiser, where they are not the family's own number.")]
 
 
@@ -31,17 +32,27 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the page.")] = Path(
 
 
 @cli.command()
-def inspect(checkpoint: Checkpoint, text_tokenizer: Tokenizer = None, n_units: Units = None) -> None:
+def families() -> None:
+    """The families of checkpoints there are: units, prompt forms, licence."""
+    from slm_interp.convert.families import families as known
+
+    for one in known().values():
+        typer.echo(f"{one.name}: {', '.join(one.units)}; forms {', '.join(one.forms)}. {one.licence}")
+
+
+@cli.command()
+def inspect(checkpoint: Checkpoint, text_tokenizer: Tokenizer = None, family: Family = None, n_units: Units = None) -> None:
     """Say what a checkpoint is and what will become of it, without reading a weight."""
     from slm_interp.convert import inspect as run
 
-    typer.echo(run(checkpoint, text_tokenizer, n_units=n_units))
+    typer.echo(run(checkpoint, text_tokenizer, family=family, n_units=n_units))
 
 
 @cli.command()
 def verify(
     checkpoint: Checkpoint,
     text_tokenizer: Tokenizer = None,
+    family: Family = None,
     n_units: Units = None,
     length: Annotated[int, typer.Option(help="Positions in each test sequence.")] = 64,
     bound: Annotated[float, typer.Option(help="Largest difference allowed, over the reference's standard deviation.")] = 1e-4,
@@ -49,7 +60,7 @@ def verify(
     """Compare the converted model with its Hugging Face source, layer by layer. Exits with 1 when it fails."""
     from slm_interp.convert import verify as run
 
-    report = run(checkpoint, text_tokenizer, n_units=n_units, length=length, bound=bound)
+    report = run(checkpoint, text_tokenizer, family=family, n_units=n_units, length=length, bound=bound)
     typer.echo(report)
     if not report.passed:
         raise typer.Exit(1)
@@ -66,6 +77,7 @@ def lens(
     tier: Annotated[str, typer.Option(help="Tier of a TextGrid that holds the words.")] = "words",
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lens.html"),
     text_tokenizer: Tokenizer = None,
+    family: Family = None,
     quantiser: Annotated[Path | None, typer.Option(help="Folder of the quantiser, where the checkpoint carries none.")] = None,
     form: Annotated[str | None, typer.Option(help="Prompt form; `inspect` lists them.")] = None,
     n_units: Units = None,
@@ -76,7 +88,7 @@ def lens(
     from slm_interp.demo import lens_file
 
     carried = speech.load_quantiser(quantiser) if quantiser is not None else None
-    slm = load(checkpoint, text_tokenizer, n_units=n_units, quantiser=carried)
+    slm = load(checkpoint, text_tokenizer, family=family, n_units=n_units, quantiser=carried)
     words = speech.read_words(alignment, tier) if alignment is not None else None
     typer.echo(lens_file(slm, wav, out, transcript, words, form))
 

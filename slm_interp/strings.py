@@ -60,23 +60,26 @@ def _grammar(vocabulary: JointVocabulary) -> tuple[re.Pattern[str], tuple[tuple[
     for one in vocabulary.ranges:
         if one.template is not None:
             shared.setdefault((one.template, one.kind == "marker"), []).append(one)
+    # Of two spellings that begin alike the longer one is meant, as a tokenizer takes it.
+    longest = sorted(shared, key=lambda one: (len(_NUMBER.sub("", re.escape(one[0]))), not one[1]), reverse=True)
     groups = []
-    for (template, whole), ranges in shared.items():
-        literal = re.escape(template)
-        if whole:
+    for template, marker in longest:
+        literal, ranges = re.escape(template), shared[template, marker]
+        if marker or not _NUMBER.search(literal):
             groups.append(f"({literal})")
         elif "{:c}" in template:
             low, high = min(one.first for one in ranges), max(one.first + len(one) for one in ranges)
             groups.append(_NUMBER.sub(f"([\\\\U{low:08x}-\\\\U{high - 1:08x}])", literal))
         else:
-            groups.append(_NUMBER.sub("([0-9]+)", literal))
-    return re.compile("|".join(groups) or r"(?!)"), tuple(tuple(ranges) for ranges in shared.values())
+            # A number is read from its first digit, so that a long row of digits is walked through once.
+            groups.append(_NUMBER.sub("((?<![0-9])[0-9]+)" if _NUMBER.match(literal) else "([0-9]+)", literal))
+    return re.compile("|".join(groups) or r"(?!)"), tuple(tuple(shared[key]) for key in longest)
 
 
 def _identifier(ranges: tuple[tuple[IdRange, ...], ...], place: int, token: str, number: str) -> int:
     """Id of a token whose template is the one at `place`."""
     candidates = ranges[place]
-    if candidates[0].kind == "marker":
+    if token == candidates[0].template:
         return candidates[0].start
     template = str(candidates[0].template)
     value = ord(number) if "{:c}" in template else int(number[:12])

@@ -65,7 +65,11 @@ class IdRange:
             raise VocabularyError(
                 f"A marker is one id with its spelling as template; got ids {self.start}:{self.stop}, template {self.template!r}."
             )
-        if self.template is not None and len(self) > 1 and self.spelled(self.ids[0]) == self.spelled(self.ids[-1]):
+        try:
+            ends = (self.spelled(self.ids[0]), self.spelled(self.ids[-1]))
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+            raise VocabularyError(f"{self.template!r} does not spell {len(self)} numbers from {self.first}: {error}") from error
+        if self.template is not None and len(self) > 1 and ends[0] == ends[1]:
             raise VocabularyError(f"A template of several ids needs a place for the number, as in '<Un{{}}>'; got {self.template!r}.")
 
     @property

@@ -132,16 +132,19 @@ def byte_level() -> Tokenizer:
     return tokenizer
 
 
-def llama3(added: Sequence[str], size: int = 128_256, bos: bool = True) -> Callable[[Path], None]:
-    """`tokenizer.json` as Llama 3's: 128,000 merges and 256 special tokens, of which the first stands before every text."""
+LLAMA3_NAMED = {0: "<|begin_of_text|>", 1: "<|end_of_text|>", 9: "<|eot_id|>"}
+LLAMA3_SPECIAL = [LLAMA3_NAMED.get(i, f"<|reserved_special_token_{i}|>") for i in range(256)]
+QWEN_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|special_{i}|>" for i in range(3, 22))]
+
+
+def llama3(added: Sequence[str], size: int = 128_256, bos: bool = True, special: Sequence[str] = LLAMA3_SPECIAL) -> Callable[[Path], None]:
+    """`tokenizer.json` as Llama 3's: 128,000 merges and 256 special tokens, of which the first stands before every text; or as Qwen's."""
 
     def write(folder: Path) -> None:
         base = json.loads(byte_level().to_str())
         known = base["model"]["vocab"]
-        known.update({f"⟨filler{i}⟩": i for i in range(len(known), size - 256)})
+        known.update({f"⟨filler{i}⟩": i for i in range(len(known), size - len(special))})
         tokenizer = Tokenizer.from_str(json.dumps(base))
-        named = {0: "<|begin_of_text|>", 1: "<|end_of_text|>", 9: "<|eot_id|>"}
-        special = [named.get(i, f"<|reserved_special_token_{i}|>") for i in range(256)]
         tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special])
         tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added])
         if bos:
@@ -149,7 +152,7 @@ def llama3(added: Sequence[str], size: int = 128_256, bos: bool = True) -> Calla
             tokenizer.post_processor = processors.TemplateProcessing(
                 single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", first)]
             )
-        names = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
+        names = {"bos_token": special[0], "eos_token": special[1]}
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
 
     return write
@@ -228,6 +231,12 @@ ANYGPT = [
     *(f"<\U0001f3b6{i}>" for i in range(8192)),
     *("<somu>", "<eomu>"),
 ]
+# The labels of pitch, speed, loudness, age, gender and emotion lie between units and tasks; all are called pitch here.
+SPARK = [f"<|bicodec_global_{i}|>" for i in range(4096)] + [f"<|bicodec_semantic_{i}|>" for i in range(8192)]
+SPARK += [f"<|pitch_value_{i}|>" for i in range(1183)]
+SPARK += [f"<|task_{task}|>" for task in "vc tts asr s2s t2s cap understand controllable_tts prompt_tts edit".split()]
+SPARK_PARTS = "content style_label style_prompt acoustic_token global_token semantic_token".split()
+SPARK += [f"<|{end}_{part}|>" for end in ("start", "end") for part in SPARK_PARTS]
 LLAMA32 = {"model_type": "llama", **GATED, "head_dim": 16, "rope_parameters": LLAMA3, "tie_word_embeddings": True, "rms_norm_eps": 1e-5}
 
 # ChatGLM's own spelling of a config that Hugging Face calls GLM.
@@ -324,6 +333,15 @@ REPLICAS: dict[str, Replica] = {
     ),
     "ichigo": Replica(
         "ichigo", LLAMA32, 128_771, llama3(ICHIGO), (128_258,), (128_770,), {"<|sound_start|>": 128_256, "<|sound_end|>": 128_257}
+    ),
+    "sparktts": Replica(
+        "sparktts",
+        {"model_type": "qwen2", **GATED, "tie_word_embeddings": True, "use_sliding_window": False, "sliding_window": 32_768},
+        166_000,
+        llama3(SPARK, 151_665, bos=False, special=QWEN_SPECIAL),
+        (155_761, 151_665),
+        (163_952, 155_760),
+        {"<|start_content|>": 165_146, "<|end_content|>": 165_152, "<|start_semantic_token|>": 165_151, "<|end_global_token|>": 165_156},
     ),
     "anygpt": Replica(
         "anygpt", LLAMA2, 49_418, llama2(ANYGPT), (40_198,), (41_221,), {"<sosp>": 41_222, "<eosp>": 41_223, "<somu>": 49_416}

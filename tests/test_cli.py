@@ -4,9 +4,12 @@ import json
 import re
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from slm_interp import organisms
 from slm_interp.__main__ import app
+from slm_interp.convert import load
+from slm_interp.convert.families import families
 from tests.replicas import N_UNITS, VARIANTS, write_slamkit
 
 
@@ -55,6 +58,69 @@ def test_a_damaged_checkpoint_is_refused_by_every_command_that_reads_one(capsys,
         code, _, err = run(capsys, *command, str(tmp_path), "--n-units", str(N_UNITS))
         assert code == 2
         assert "is truncated or no safetensors file" in err
+
+
+MINE = """
+name = "mine"
+licence = "my own"
+[[units]]
+template = "<Un{}>"
+count = 256
+[markers]
+speech = "<speech>"
+text = "<text>"
+[[forms]]
+name = "marked"
+marked = true
+note = "as I trained it"
+"""
+
+
+@pytest.fixture(scope="module")
+def undeclared(tmp_path_factory):
+    """The organism without slamkit's wrapper, which no family recognises, and the file that declares it."""
+    folder = tmp_path_factory.mktemp("undeclared")
+    packaged = load("tiny")
+    config = json.loads((packaged.folder / "config.json").read_text())["base_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(packaged.folder / "model.safetensors")
+    save_file({name.removeprefix("lm."): tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    packaged.tokenizer.save_pretrained(folder)
+    (folder / "mine.toml").write_text(MINE)
+    return folder
+
+
+def test_a_checkpoint_of_a_declared_family_goes_through_every_command(capsys, undeclared, spoken, tmp_path):
+    declared = ("--family", str(undeclared / "mine.toml"))
+    code, _, err = run(capsys, "inspect", str(undeclared))
+    assert code == 2 and "No family recognises this checkpoint" in err
+    code, out, _ = run(capsys, "inspect", str(undeclared), *declared)
+    assert code == 0 and "marked (as I trained it)" in out
+    code, out, _ = run(capsys, "verify", str(undeclared), *declared)
+    assert code == 0 and "(mine on llama)" in out
+    carried = ("--quantiser", str(organisms.path("tiny")))
+    page, wav = tmp_path / "page.html", str(spoken[0] / "clip.wav")
+    code, out, _ = run(capsys, "lens", str(undeclared), wav, "--transcript", spoken[1].text, *declared, *carried, "--out", str(page))
+    assert code == 0 and page.exists() and "likeliest tokens somewhere in its span" in out
+
+
+def test_a_family_of_another_name_is_refused_by_every_command(capsys, undeclared, spoken):
+    for command in (["inspect", str(undeclared)], ["verify", str(undeclared)], ["lens", str(undeclared), str(spoken[0] / "clip.wav")]):
+        code, _, err = run(capsys, *command, "--family", "mine")
+        assert code == 2 and "No family 'mine'; there are anygpt, " in err
+
+
+def test_the_families_are_listed_with_units_forms_and_licence(capsys):
+    code, out, _ = run(capsys, "families")
+    assert code == 0 and [line.split(":")[0] for line in out.splitlines()] == list(families())
+    assert "slamkit: 500 <Un{}>; forms opened, closed, marked, bare. slamkit's own" in out
+    assert "spiritlm_expressive: 501 [Hu{}], 64 [Pi{}], 100 [St{}]; forms marked, bare. FAIR" in out
+    assert "soda: 8 x 2048 {:c}; forms document, open. Apache 2.0." in out
+
+
+def test_slamkit_lists_the_forms_that_it_has(speech_only_slm, tiny_slm):
+    made = {form.name for slm in (speech_only_slm, tiny_slm) for form in slm.prompts.forms}
+    assert made == set(families()["slamkit"].forms)
 
 
 @pytest.fixture(scope="module")

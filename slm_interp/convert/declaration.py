@@ -28,13 +28,15 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from slm_interp.errors import ConversionError
+from slm_interp.errors import ConversionError, UtteranceError
+from slm_interp.prompt import PromptForm, PromptFormat
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -42,6 +44,7 @@ else:
     import tomli as tomllib
 
 LARGEST_ID = 2**24  # no embedding is higher
+LARGEST_FILE = 2**15  # characters; parsers of TOML take the square of a line's length
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def read_declaration(path: str | os.PathLike[str]) -> Declaration:
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: bytes that are no UTF-8, or a name with a zero byte
         raise ConversionError(f"The declaration {file.name!r} cannot be read as UTF-8 text: {error}") from error
     return parse_declaration(text, file.name)
 
@@ -164,6 +167,8 @@ def parse_declaration(text: str, name: str) -> Declaration:
     Raises:
         ConversionError: as `read_declaration`.
     """
+    if len(text) > LARGEST_FILE:
+        raise ConversionError(f"The declaration {name!r} has {len(text)} characters; {LARGEST_FILE} are more than any family needs.")
     try:
         if name.endswith((".yaml", ".yml")):
             import yaml
@@ -190,7 +195,7 @@ def _declaration(values: Mapping[str, Any]) -> Declaration:
     for key, kind in TABLES.items():
         if key in given:
             if not isinstance(given[key], list):
-                raise ConversionError(f"{key!r} is a list of tables ([[{key}]]); got {given[key]!r:.60}.")
+                raise ConversionError(f"{key!r} is a list of tables ([[{key}]]); got {_shown(given[key])}.")
             given[key] = tuple(_record(kind, one, f"{key}[{place}]") for place, one in enumerate(given[key]))
     if "recognised" in given:
         given["recognised"] = _record(Recognised, given["recognised"], "recognised")
@@ -222,18 +227,33 @@ ADMITTED: dict[str, tuple[str, Any]] = {
 def _record(kind: type, values: Any, where: str) -> Any:
     """A dataclass from a table, every key of it known and of its type."""
     if not isinstance(values, Mapping):
-        raise ConversionError(f"{where} must be a table; got {values!r:.60}.")
+        raise ConversionError(f"{where} must be a table; got {_shown(values)}.")
     known = {one.name: one for one in fields(kind)}
     for key, value in values.items():
         if key not in known:
-            raise ConversionError(f"{where} has {key!r}, which no declaration has; it may have {', '.join(known)}.")
+            raise ConversionError(f"{where} has {_shown(key)}, which no declaration has; it may have {', '.join(known)}.")
         wanted, admits = ADMITTED.get(str(known[key].type), ("", None))
         if admits is not None and not admits(value):
-            raise ConversionError(f"{key!r} of {where} must be {wanted}; got {value!r:.60}.")
+            raise ConversionError(f"{key!r} of {where} must be {wanted}; got {_shown(value)}.")
     for one in known.values():
         if one.name not in values and one.default is MISSING and one.default_factory is MISSING:
             raise ConversionError(f"{where} lacks {one.name!r}.")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    return kind(**{key: _kept(known[key].type, value) for key, value in values.items()})
+
+
+def _kept(written: Any, value: Any) -> Any:
+    """An admitted value as the dataclass has it."""
+    if isinstance(value, list):
+        return tuple(value)
+    return float(value) if written == "float | None" else value
+
+
+def _shown(value: Any) -> str:
+    """A value in a sentence: short, and soon written, however long, deep or entangled it is."""
+    try:
+        return f"{reprlib.repr(value):.60}"
+    except ValueError:  # whole numbers of thousands of digits are not written out
+        return f"a {type(value).__name__} of many digits"
 
 
 def _whole(value: Any) -> bool:
@@ -241,7 +261,7 @@ def _whole(value: Any) -> bool:
 
 
 def _all(value: Any, kind: type) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(one, kind) for one in value)
+    return isinstance(value, list | tuple) and all(isinstance(one, kind) for one in value)
 
 
 def checked(declaration: Declaration) -> Declaration:
@@ -256,14 +276,47 @@ def checked(declaration: Declaration) -> Declaration:
     if len(set(books)) != len(books):
         raise ConversionError(f"Each codebook is declared once; got {books}.")
     for one in declaration.units:
-        if one.count < 1 or len(NUMBER.findall(one.template)) != 1 or one.template.count("{") + one.template.count("}") != 2:
-            raise ConversionError(
-                f"{one.template!r} needs a count of at least 1 and one place for its number, {{}}, {{:04d}} or {{:c}}; its count is {one.count}."
-            )
-        if "{:c}" in one.template and one.first + one.count > sys.maxunicode:
-            raise ConversionError(f"{one.template!r} runs past the last character there is.")
-    if any(one.step < 1 for one in declaration.units):
-        raise ConversionError("The step between the ids of two units is at least 1.")
-    if declaration.alternation is not None and min(declaration.alternation) < 1:
+        check_units(one)
+    _check_tokens(declaration)
+    if declaration.alternation is not None and (len(declaration.alternation) != 2 or min(declaration.alternation) < 1):
         raise ConversionError(f"An alternation has at least one id of each modality in its turn; got {list(declaration.alternation)}.")
+    if declaration.text is not None and (len(declaration.text) != 2 or not 0 <= declaration.text[0] < declaration.text[1]):
+        raise ConversionError(f"'text' is the first id of text and the one after the last; got {list(declaration.text)}.")
     return declaration
+
+
+def check_units(units: UnitRange) -> None:
+    """Refuse units that their template cannot spell.
+
+    Raises:
+        ConversionError: no unit, no place for its number or two, a number too many, ids that do not rise.
+    """
+    template, count = units.template, units.count
+    if count < 1 or len(NUMBER.findall(template)) != 1 or template.count("{") + template.count("}") != 2:
+        raise ConversionError(
+            f"{template!r} needs a count of at least 1 and one place for its number, {{}}, {{:04d}} or {{:c}}; its count is {count}."
+        )
+    if "{:c}" in template and units.first + count > sys.maxunicode:
+        raise ConversionError(f"{template!r} runs past the last character there is.")
+    if "{:c}" not in template and template.endswith("}") and (template[0] == "{" or template[0].isdecimal()):
+        raise ConversionError(f"{template!r} begins and ends with a number: of two units in a row nobody can say where the second begins.")
+    if units.step < 1:
+        raise ConversionError("The step between the ids of two units is at least 1.")
+
+
+def _check_tokens(declaration: Declaration) -> None:
+    """Refuse markers that mark nothing, and forms without the markers they ask for."""
+    framing = (*declaration.frames, *declaration.also)
+    if "" in framing:
+        raise ConversionError("A token has at least one character; a marker, a closer or one of 'also' is empty.")
+    idle = next((token for token in declaration.ids if token not in framing), None)
+    if idle is not None:
+        raise ConversionError(f"'ids' has {idle!r}, which is no marker, no closer and not in 'also'.")
+    try:
+        PromptFormat(
+            tuple(PromptForm(one.name, marked=one.marked, closed=one.closed, between=(0,) * len(one.between)) for one in declaration.forms),
+            dict.fromkeys(declaration.markers, 0),
+            dict.fromkeys(declaration.closers, 0),
+        )
+    except UtteranceError as error:
+        raise ConversionError(str(error)) from error

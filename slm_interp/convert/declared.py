@@ -6,11 +6,13 @@ else dead.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from slm_interp.convert.declaration import Declaration, Form, UnitRange
+from slm_interp.convert.declaration import Declaration, Form, UnitRange, check_units
 from slm_interp.convert.family import Family, Reading, TokenIds
 from slm_interp.errors import ConversionError
 from slm_interp.prompt import PromptForm, PromptFormat
@@ -22,10 +24,18 @@ def declared_family(declaration: Declaration) -> Family:
     return Family(
         declaration.name,
         declaration.licence,
+        said_units(declaration),
+        tuple(form.name for form in declaration.forms),
         partial(_recognises, declaration),
         partial(_unwrap, declaration),
         partial(_read, declaration),
     )
+
+
+def said_units(declaration: Declaration) -> tuple[str, ...]:
+    """How many units of which spelling: `501 [Hu{}]`, `8 x 2048 {:c}`."""
+    counted = Counter((one.count, one.template) for one in declaration.units)
+    return tuple(f"{books} x {count} {template}" if books > 1 else f"{count} {template}" for (count, template), books in counted.items())
 
 
 def _recognises(declaration: Declaration, config: Mapping[str, Any], tokens: Callable[[], TokenIds]) -> bool:
@@ -70,7 +80,15 @@ def _read(declaration: Declaration, reading: Reading) -> tuple[JointVocabulary, 
 
 
 def _units(declaration: Declaration, reading: Reading, known: TokenIds, units: UnitRange) -> IdRange:
-    count = units.count if reading.n_units is None else reading.n_units
+    if reading.n_units is not None:
+        units = replace(units, count=reading.n_units)
+        check_units(units)
+    count = units.count
+    if count > reading.rows:
+        raise ConversionError(
+            f"Family {declaration.name!r} has {count} units in codebook {units.codebook}; the embedding has {reading.rows} rows. "
+            "Is it another family (family=), or another number of units (n_units=)?"
+        )
     spelled = [units.template.format(units.first + unit) for unit in range(count)]
     ids = [known[token] for token in spelled if token in known]
     if ids:

@@ -37,6 +37,8 @@ class Family:
 
     Args:
         name, licence: as `inspect` prints them.
+        units: how many of which spelling, as `slm-interp families` prints them.
+        forms: names of its prompt forms; the first is the default.
         recognises: whether a checkpoint is of this family, from its config and, only if the config may be, from its tokens.
         unwrap: the base model's config and the prefix of its tensor names, from the checkpoint's config.
         read: vocabulary, prompt forms and tokenizer.
@@ -44,6 +46,8 @@ class Family:
 
     name: str
     licence: str
+    units: tuple[str, ...]
+    forms: tuple[str, ...]
     recognises: Callable[[Mapping[str, Any], Callable[[], TokenIds]], bool]
     unwrap: Callable[[Mapping[str, Any]], tuple[dict[str, Any], str]]
     read: Callable[[Reading], tuple[JointVocabulary, PromptFormat, Any]]

@@ -82,7 +82,10 @@ def hooked_model(
     if dtype is None and len(stored) > 1:
         raise ConversionError(f"The checkpoint mixes {', '.join(sorted(map(str, stored)))}; choose one with dtype=.")
     chosen = dtype or next(iter(stored))
-    model = hooked.empty({**source.fields, "dtype": chosen})
+    try:
+        model = hooked.empty({**source.fields, "dtype": chosen})
+    except Exception as error:  # sizes that contradict each other or overflow end in kinds of torch, numpy and TransformerLens
+        raise ConversionError(f"No HookedTransformer has the sizes of config.json: {error!s:.200}") from error
 
     state = convert(
         source.rules,
@@ -115,17 +118,26 @@ def placed(state: dict[str, Tensor], dtype: torch.dtype, device: str | torch.dev
 def reader(source: Source) -> Callable[[str], Tensor]:
     """Gives tensors by name, as views of the files, so that no two parameters share memory.
 
-    A tied matrix is read twice, and TransformerLens writes into parameters when it folds norms: the second
-    reading comes from a mapping of its own.
+    A tied matrix is read twice, and in a `pytorch_model.bin` two names may stand for the same memory; TransformerLens
+    writes into parameters when it folds norms. The second reading comes from a mapping of its own.
     """
-    seen: set[str] = set()
+    taken: list[range] = []
 
     def read(name: str) -> Tensor:
-        tensor = source.tensor(name, separate=name in seen)
-        seen.add(name)
+        tensor = source.tensor(name)
+        place = _bytes_of(tensor)
+        if any(place.start < one.stop and one.start < place.stop for one in taken):
+            return source.tensor(name, separate=True)
+        taken.append(place)
         return tensor
 
     return read
+
+
+def _bytes_of(tensor: Tensor) -> range:
+    """The addresses from the first number of a tensor to its last."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return range(tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()) if tensor.numel() else range(0)
 
 
 def refuse_non_finite(source: Source, whole: bool) -> None:

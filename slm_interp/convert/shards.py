@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,18 +75,26 @@ class TorchFile:
             raise CheckpointError(
                 f"{path.name!r} is truncated, or older than torch 1.6 and cannot be memory-mapped. Fetch it again, or save it again with torch.save."
             )
+        records = _records(path)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except pickle.UnpicklingError as error:
+            named = re.search(r"GLOBAL (\S+)", str(error))  # the rest of torch's sentence tells how to unpickle it all the same
+            what = f"'{named[1]}'" if named else "something else"
             raise CheckpointError(
-                f"{path.name!r} holds more than tensors, and nothing else is unpickled: {str(error).splitlines()[0]}"
+                f"{path.name!r} holds more than tensors, {what}, and nothing else is unpickled. Save the model again with save_pretrained."
             ) from error
         except Exception as error:  # damaged archives end in kinds of torch, zipfile and the interpreter
             raise CheckpointError(f"{path.name!r} is damaged ({type(error).__name__}: {error!s:.200}). Fetch it again.") from error
         if not isinstance(state, Mapping) or not all(isinstance(name, str) and isinstance(one, Tensor) for name, one in state.items()):
             raise CheckpointError(f"{path.name!r} must hold tensors by name; it holds {type(state).__name__}.")
-        if any(one.layout != torch.strided or one.is_quantized or one.is_meta for one in state.values()):
-            raise CheckpointError(f"{path.name!r} holds sparse, quantised or empty tensors; plain ones were wanted.")
+        if any(one.layout != torch.strided or one.is_quantized or one.is_meta or one.is_nested for one in state.values()):
+            raise CheckpointError(f"{path.name!r} holds sparse, nested, quantised or empty tensors; plain ones were wanted.")
+        claimed = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in state.values()}
+        if sorted(filter(None, claimed.values())) != sorted(filter(None, records)):
+            raise CheckpointError(
+                f"{path.name!r} is damaged: its tensors and the records they lie in have different sizes. Fetch it again."
+            )
         self._state: Mapping[str, Tensor] = state
 
     def names(self) -> list[str]:
@@ -104,6 +113,26 @@ class TorchFile:
     def tensor(self, name: str) -> Tensor:
         """As `Shard`."""
         return self._state[name].detach()
+
+
+def _records(path: Path) -> list[int]:
+    """Bytes of each record of numbers in an archive of torch; mapped memory is not checked against them.
+
+    Raises:
+        CheckpointError: records that are packed, and so cannot be mapped, or an archive of a program.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(f"{path.name!r} is damaged ({error}). Fetch it again.") from error
+    if any(one.filename.endswith("/constants.pkl") for one in entries):
+        raise CheckpointError(
+            f"{path.name!r} is a program (TorchScript); tensors by name were wanted. Save its state_dict with torch.save."
+        )
+    if any(one.compress_type != zipfile.ZIP_STORED for one in entries):
+        raise CheckpointError(f"{path.name!r} is a packed archive and cannot be memory-mapped. Save it again with torch.save.")
+    return [one.file_size for one in entries if "/data/" in one.filename]
 
 
 def missing(path: Path) -> CheckpointError:

@@ -23,11 +23,12 @@ from slm_interp.convert.family import Family, Reading, TokenIds
 from slm_interp.convert.refused import refuse_inexpressible
 from slm_interp.convert.rules import Copy, Drop, Rule, expanded
 from slm_interp.convert.text_tokenizer import text_tokenizer_of
-from slm_interp.errors import CheckpointError, ConversionError
+from slm_interp.errors import CheckpointError, ConversionError, SlmInterpError
 from slm_interp.prompt import PromptFormat
 from slm_interp.vocabulary import JointVocabulary
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+LAYER_COUNTS = ("num_hidden_layers", "num_layers")
 # Fields of the HookedTransformerConfig that are sizes or scales.
 MEASURES = frozenset(
     "d_model n_layers n_heads n_key_value_heads d_head d_mlp d_vocab n_ctx eps window_size rotary_base rotary_dim rotary_scaling_factor "
@@ -169,8 +170,17 @@ def accept(identified: Identified) -> Source:
     """Account for every key of the base model's config, or refuse; see `open_source`."""
     raw = identified.raw
     built = architecture(str(raw.get("model_type")))
-    config = built.reader(raw)
-    fields, rules = built.fields(config), built.rules(config)
+    tensors = len(identified.checkpoint.shapes)
+    layers = next((value for key in LAYER_COUNTS if isinstance(value := raw.get(key), int) and value > tensors), None)
+    if layers is not None:
+        raise CheckpointError(f"config.json says {layers:.3g} layers; the files hold {tensors} tensors.")
+    try:
+        config = built.reader(raw)
+        fields, rules = built.fields(config), built.rules(config)
+    except SlmInterpError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        raise ConversionError(f"config.json has a value of another kind than a {built.name!r} has there: {error}") from error
     config.finish()
     for field, value in fields.items():
         if field in MEASURES and (field, value) != ("n_key_value_heads", None) and not (isinstance(value, int | float) and 0 < value < inf):

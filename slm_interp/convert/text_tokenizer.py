@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 from slm_interp.convert.checkpoint import read_json
 from slm_interp.errors import CheckpointError, ConversionError
 
+LONGEST_TOKEN = 1024  # bytes; a token is cut everywhere to find what it is merged from
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 PROBES = ("and they went out together", "Paris,  the capital of France; 1999 (naïve)", "a\tb\nc …")
 # How GLM-4 cuts text before merging; `tokenization_chatglm.py`. It is also that of Llama 3.
@@ -40,38 +41,56 @@ def text_tokenizer_of(folder: Path, given: Any | None) -> Any | None:
     place = Path(folder if given is None else given)
     if given is None and not any((place / name).exists() for name in FILES):
         return None
+    model = place / "tokenizer.model"
     try:
         if _is_tiktoken(place):
             return tiktoken_tokenizer(place)
+        # Before transformers, which takes what is no sentencepiece model for one of tiktoken's and leaves copies of it elsewhere.
+        reference = sentencepiece_of(model) if model.exists() else None
         # AutoTokenizer would go by the model's config.json and leave out the blank before a text where that is Mistral's.
         known = LlamaTokenizer if _is_sentencepiece(place) else AutoTokenizer
         tokenizer = known.from_pretrained(str(place), local_files_only=place.is_dir(), trust_remote_code=False)
+        spelled = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROBES}
     except ConversionError:
         raise
-    except Exception as error:  # transformers raises many kinds; the user needs to know which tokenizer failed
+    except BaseException as error:  # transformers raises many kinds, and the panics of its libraries are no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise ConversionError(f"No tokenizer could be loaded from {str(place)!r}: {error}") from error
-    if (place / "tokenizer.model").exists():
-        check_against_sentencepiece(tokenizer, place / "tokenizer.model")
+    if reference is not None:
+        check_against_sentencepiece(spelled, reference)
     return tokenizer
 
 
-def check_against_sentencepiece(tokenizer: Any, file: Path) -> None:
-    """Refuse a tokenizer that spells text otherwise than the sentencepiece library does with its model.
+def sentencepiece_of(file: Path) -> Any:
+    """The sentencepiece library's own reading of a file.
 
     Raises:
-        ConversionError: with the first text that differs.
+        ConversionError: a file that is no sentencepiece model.
     """
     from sentencepiece import SentencePieceProcessor
 
     try:
-        reference = SentencePieceProcessor(model_file=str(file))
+        return SentencePieceProcessor(model_file=str(file))
     except (RuntimeError, OSError) as error:
         raise ConversionError(f"{file.name} is no sentencepiece model: {error}") from error
-    for text in PROBES:
-        ours, theirs = tokenizer(text, add_special_tokens=False)["input_ids"], reference.encode(text)
+
+
+def check_against_sentencepiece(spelled: dict[str, list[int]], reference: Any) -> None:
+    """Refuse a tokenizer that spells text otherwise than the sentencepiece library does with its model.
+
+    Args:
+        spelled: ids the tokenizer makes of each of `PROBES`.
+        reference: of the library.
+
+    Raises:
+        ConversionError: with the first text that differs.
+    """
+    for text, ours in spelled.items():
+        theirs = reference.encode(text)
         if ours != theirs:
             raise ConversionError(
-                f"transformers spells {text!r} as {ours[:12]}, the sentencepiece library with {file.name} as {theirs[:12]}. "
+                f"transformers spells {text!r} as {ours[:12]}, the sentencepiece library with tokenizer.model as {theirs[:12]}. "
                 "Is there a tokenizer.json of another model beside it?"
             )
 
@@ -134,10 +153,13 @@ def _ranks(file: Path) -> dict[bytes, int]:
         if not line:
             continue
         try:
-            token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
+            encoded, rank = line.split()
+            token = base64.b64decode(encoded, validate=True)
+            ranks[token] = int(rank)
         except (ValueError, binascii.Error) as error:
             raise CheckpointError(f"{file.name}, line {number}, should be a token in base64 and its rank: {error}") from error
+        if not 1 <= len(token) <= LONGEST_TOKEN:
+            raise CheckpointError(f"{file.name}, line {number}: a token has 1 to {LONGEST_TOKEN} bytes; this one has {len(token)}.")
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing or len(set(ranks.values())) != len(ranks):
         raise CheckpointError(
@@ -150,14 +172,22 @@ def _added_tokens(config: dict[str, Any]) -> dict[str, int]:
     """Added tokens by their spelling."""
     decoder = config.get("added_tokens_decoder", {})
     try:
-        added = {str(entry["content"]): int(identifier) for identifier, entry in decoder.items()}
+        added = {_text(entry["content"]): int(identifier) for identifier, entry in decoder.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"'added_tokens_decoder' of tokenizer_config.json must map ids to tokens with 'content': {error!r}"
         ) from error
-    if len(added) != len(decoder) or any(identifier < 0 for identifier in added.values()):
-        raise CheckpointError("'added_tokens_decoder' of tokenizer_config.json gives one token two ids, or a negative one.")
+    if len(added) != len(decoder) or len(set(added.values())) != len(decoder) or any(identifier < 0 for identifier in added.values()):
+        raise CheckpointError(
+            "'added_tokens_decoder' of tokenizer_config.json gives one token two ids, one id two tokens, or a negative id."
+        )
     return added
+
+
+def _text(content: Any) -> str:
+    if not isinstance(content, str) or not content:
+        raise TypeError(f"{content!r:.60} is no token")
+    return content
 
 
 def _lettered(token: bytes, letters: dict[int, str]) -> str:

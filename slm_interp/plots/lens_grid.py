@@ -16,7 +16,7 @@ import xarray as xr
 from slm_interp.errors import ReadoutError
 from slm_interp.plots.hover import hover
 from slm_interp.plots.menus import cells, colour_menu, token_menu
-from slm_interp.plots.quantities import colour_bar, quantity
+from slm_interp.plots.quantities import colour_bar, opening_quantity, quantity
 from slm_interp.plots.theme import BOUNDARY, WORD_COLOUR, dressed, markup, unit, visible
 
 COLUMN_PX = 44  # room for a six-letter token at a size one can read
@@ -42,7 +42,7 @@ def word_runs(dataset: xr.Dataset) -> list[WordRun]:
     return [WordRun(str(text[start]), start, stop) for start, stop in pairwise(edges) if stop > start and index[start] >= 0]
 
 
-def lens_grid(dataset: xr.Dataset, colour: str = "text_mass", shown: str = "any", target: int = 0, title: str | None = None) -> go.Figure:
+def lens_grid(dataset: xr.Dataset, colour: str | None = None, shown: str = "any", target: int = 0, title: str | None = None) -> go.Figure:
     """Layer x position: cell text is the best token, colour a chosen quantity, words above.
 
     Up to 160 positions every column has room for its token and the figure grows sideways; longer readings
@@ -50,7 +50,8 @@ def lens_grid(dataset: xr.Dataset, colour: str = "text_mass", shown: str = "any"
 
     Args:
         dataset: `Reading.dataset`: dims `layer pos k modality target`.
-        colour: what the figure opens with: `text_mass`, `speech_mass`, `top_probability`, `entropy` or `rank`; a menu switches.
+        colour: what the figure opens with: `text_mass`, `speech_mass`, `top_probability`, `entropy` or `rank`; a menu switches. None is
+            `text_mass`, or `top_probability` of a model without text.
         shown: whose best token the cells print: `any`, or a modality such as `text`; a menu switches.
         target: which target `rank` is about.
         title: replaces the lens and utterance names.
@@ -60,7 +61,7 @@ def lens_grid(dataset: xr.Dataset, colour: str = "text_mass", shown: str = "any"
     """
     n = dataset.sizes["pos"]
     wide = n <= WIDE_LIMIT
-    figure = _grid(dataset, np.arange(n), colour, shown, target, title, wide)
+    figure = _grid(dataset, np.arange(n), colour or opening_quantity(dataset), shown, target, title, wide)
     _mark_words(figure, dataset, np.arange(n + 1) - 0.5, float(COLUMN_PX) if wide else FIT_PX / n)
     labels = [unit(visible(str(label))) for label in dataset["label"].values]
     every = 1 if wide else max(1, round(n / 32))
@@ -79,7 +80,7 @@ def lens_grid(dataset: xr.Dataset, colour: str = "text_mass", shown: str = "any"
 
 
 def lens_grid_over_time(
-    dataset: xr.Dataset, colour: str = "text_mass", shown: str = "any", target: int = 0, title: str | None = None
+    dataset: xr.Dataset, colour: str | None = None, shown: str = "any", target: int = 0, title: str | None = None
 ) -> go.Figure:
     """The same grid over seconds: a column is as wide as it sounds. Positions that take no time are not drawn.
 
@@ -91,7 +92,7 @@ def lens_grid_over_time(
         raise ReadoutError("No position of this reading takes time, so there is no time axis. Use lens_grid for text.")
     data = dataset.isel(pos=heard)
     edges = np.concatenate([start[heard], end[heard[-1:]]])
-    figure = _grid(data, edges, colour, shown, target, title, False)
+    figure = _grid(data, edges, colour or opening_quantity(dataset), shown, target, title, False)
     _mark_words(figure, data, edges, FIT_PX / len(heard))
     figure.update_xaxes(range=[float(edges[0]), float(edges[-1])])
     _axis_note(figure, "seconds (positions that take no time are not drawn)", 38)

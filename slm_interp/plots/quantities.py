@@ -89,6 +89,11 @@ QUANTITIES: dict[str, Quantity] = {
 }
 
 
+def opening_quantity(dataset: xr.Dataset) -> str:
+    """What a grid is coloured by if nobody says: the mass on text, where the model has text."""
+    return "text_mass" if "text" in dataset["modality"].values else "top_probability"
+
+
 def quantity(name: str) -> Quantity:
     """A row of the table.
 

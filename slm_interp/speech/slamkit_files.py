@@ -22,6 +22,7 @@ from slm_interp.speech.units import Units
 
 FRAME_S: Final = 0.04
 SPEECH, TEXT = "<speech>", "<text>"
+LONGEST_NUMBER: Final = 9  # digits of a unit
 _PIECE = re.compile(r"<speech>|<text>|<Un(?:0|[1-9][0-9]*)>")
 
 
@@ -101,7 +102,12 @@ def parse_unit_string(string: str) -> UnitString:
             raise SpeechError(
                 f"Unit {match[0]} stands among written words at character {match.start()}. Units need a {SPEECH} before them."
             )
-        segments[-1][1].append(int(match[0][3:-1]))
+        number = match[0][3:-1]
+        if len(number) > LONGEST_NUMBER:
+            raise SpeechError(
+                f"A unit's number has at most {LONGEST_NUMBER} digits; the one at character {match.start()} has {len(number)}."
+            )
+        segments[-1][1].append(int(number))
     return UnitString(
         tuple(SpeechSegment(tuple(units)) if kind == SPEECH else TextSegment(text) for kind, units, text in segments), opening_marker
     )

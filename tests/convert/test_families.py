@@ -27,11 +27,12 @@ from slm_interp.convert.rules import Split
 from slm_interp.convert.source import open_source
 from slm_interp.convert.text_tokenizer import GLM_PATTERN, PROBES, text_tokenizer_of
 from slm_interp.errors import ConversionError, ParityError, VocabularyError
+from slm_interp.lenses.page import Clip, lens_page
 from slm_interp.model import SpeechTextModel
 from slm_interp.prompt import alternated
 from slm_interp.streams import flattened, merged_by_time, unflattened
 from slm_interp.strings import pieces, spelled
-from slm_interp.utterance import Span, Word
+from slm_interp.utterance import Span, Utterance, Word
 from slm_interp.vocabulary import JointVocabulary
 from tests.convert.reference import hooked_transformer, hugging_face, random_tokens, worst
 from tests.family_replicas import REPLICAS, copied, sentencepiece_model, tiktoken_model, write_replica
@@ -116,18 +117,25 @@ def test_inspection_says_family_ranges_and_prompt_forms(name, folders):
     assert REPLICAS[name].family in str(found) and "<table" in found._repr_html_()
 
 
-@pytest.mark.parametrize("name", ["spiritlm_expressive", "glm4voice", "usdm", "twist-opt", "soda", "anygpt"])
-def test_the_lens_reads_it_and_its_last_row_is_the_model(name, loaded):
+def spoken(slm: SpeechTextModel) -> Utterance:
+    """Two words of speech in whatever way the family writes it."""
+    words = [Word("the", Span(0, 2), 0.0, 0.1), Word("sea", Span(2, 4), 0.1, 0.2)]
+    edges = torch.arange(5) * 0.05
+    if len(slm.vocabulary.codebooks) == 1:
+        return slm.speech_prompt(MERGED, edges, words)
+    frames = MERGED[:, None] + torch.arange(len(slm.vocabulary.codebooks))
+    return slm.prompt([slm.frames_segment(frames, edges, words)])
+
+
+@pytest.mark.parametrize("name", REPLICAS)
+def test_the_lens_and_its_page_take_it_and_the_last_row_is_the_model(name, loaded):
     slm = loaded(name)
-    utterance = slm.speech_prompt(MERGED, torch.arange(5) * 0.04)
+    utterance = spoken(slm)
     reading = LogitLens(slm).read(utterance)
-    last = (
-        reading.dataset["top_id"].isel(layer=-1, rank=0)
-        if "rank" in reading.dataset["top_id"].dims
-        else reading.dataset["top_id"].isel(layer=-1)[..., 0]
-    )
     best = slm.logits(utterance).masked_fill(slm.vocabulary.mask("dead"), -torch.inf).argmax(-1)
-    assert torch.equal(torch.from_numpy(last.values.reshape(len(best), -1)[:, 0].astype("int64")), best)
+    assert reading.dataset["top_id"].isel(layer=-1).sel(k=1).values.tolist() == best.tolist()
+    (section,) = lens_page([Clip(name, utterance, reading.dataset)]).sections
+    assert len(section.blocks) == (4 if "text" in slm.vocabulary.kinds else 3) and name in section.title
 
 
 def test_rows_no_tokenizer_emits_are_dead(loaded):
@@ -270,7 +278,7 @@ PITCH, STYLE = [39, 39, 39, 48, 56, 40, 42, 39, 51, 40], [71]
 
 
 def test_expressive_spirit_lm_merges_its_streams_as_its_own_tokenizer_does(loaded):
-    """The golden string of `tests/test_tokenizer.py`; 24.99 Hz, not 25, decides which of sound and pitch comes first."""
+    """The golden string of `tests/test_tokenizer.py`; of sound and pitch that begin together, pitch comes first."""
     slm = loaded("spiritlm_expressive")
     ids, edges = merged_by_time(slm.vocabulary, {0: SOUND, 1: PITCH, 2: STYLE})
     assert spelled(slm.vocabulary, ids) == (
@@ -279,6 +287,14 @@ def test_expressive_spirit_lm_merges_its_streams_as_its_own_tokenizer_does(loade
     )
     assert edges[0] == 0 and edges[-1] == 1.0 and bool((edges.diff() >= 0).all())  # a second of style outlasts the rest
     assert slm.ids_of(spelled(slm.vocabulary, ids)).equal(ids)
+
+
+def test_sound_at_24_99_hz_falls_behind_pitch_after_a_hundred_seconds_and_not_before(loaded):
+    vocabulary = loaded("spiritlm_expressive").vocabulary
+    at_25 = tuple(replace(one, rate_hz=25.0) if one.rate_hz == 24.99 else one for one in vocabulary.ranges)
+    streams = {0: [place % 2 for place in range(2_600)], 1: [place % 2 for place in range(1_300)]}
+    (ours, edges), (theirs, _) = merged_by_time(vocabulary, streams), merged_by_time(JointVocabulary(at_25, vocabulary.size), streams)
+    assert edges[int((ours != theirs).nonzero()[0])].item() == 100.0
 
 
 def test_words_of_merged_streams_are_the_positions_that_begin_in_their_time(loaded):
@@ -363,6 +379,15 @@ def test_orpheus_asks_for_speech_after_text(loaded):
     assert prompt.tokens.tolist() == [128_259, 128_000, *text.ids.tolist(), 128_009, 128_260, 128_261, 128_257]
     frame = slm.frames_segment(torch.tensor([[1, 2, 3, 4, 5, 6, 7]]), torch.tensor([0.0, 0.08]))
     assert (frame.ids - 128_266 - 4096 * torch.arange(7)).tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_spark_tts_reads_the_prompt_of_a_cloned_voice(loaded):
+    """Ids as `expand_tokenizer.py` prints them."""
+    slm = loaded("sparktts")
+    text = slm.text_segment("the sea").ids.tolist()
+    voice = "<|start_global_token|><|bicodec_global_10|><|end_global_token|><|start_semantic_token|><|bicodec_semantic_311|>"
+    ids = slm.ids_of(f"<|task_tts|><|start_content|>the sea<|end_content|>{voice}").tolist()
+    assert ids == [165_137, 165_146, *text, 165_152, 165_150, 151_675, 165_156, 165_151, 156_072]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """One file a family, found by its file name: vocabulary and prompt forms, apart from the architecture.
 
 Most are declarations (`NAME.toml`, see `slm_interp.convert.declaration`). Where a checkpoint wraps its base model, or adds to its tokenizer,
-a file of Python has the same things: `NAME`, `LICENCE`, `recognises`, `unwrap`, `read` (see `slm_interp.convert.family`).
+a file of Python has the same things: `NAME`, `LICENCE`, `UNITS`, `FORMS`, `recognises`, `unwrap`, `read` (see `slm_interp.convert.family`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from slm_interp.convert.declaration import Declaration, read_declaration
+from slm_interp.convert.declaration import Declaration, checked, read_declaration
 from slm_interp.convert.declared import declared_family
 from slm_interp.convert.family import Family, TokenIds
 from slm_interp.errors import ConversionError
@@ -28,7 +28,7 @@ def families() -> dict[str, Family]:
     """The families there are, by name."""
     found = {}
     for module in (importlib.import_module(f"{__name__}.{one.name}") for one in pkgutil.iter_modules(__path__)):
-        found[module.NAME] = Family(module.NAME, module.LICENCE, module.recognises, module.unwrap, module.read)
+        found[module.NAME] = Family(module.NAME, module.LICENCE, module.UNITS, module.FORMS, module.recognises, module.unwrap, module.read)
     for file in FOLDER.glob("*.toml"):
         declared = declared_family(read_declaration(file))
         found[declared.name] = declared
@@ -42,7 +42,7 @@ def family_named(family: Named) -> Family:
         ConversionError: no such family, or a damaged file.
     """
     if isinstance(family, Declaration):
-        return declared_family(family)
+        return declared_family(checked(family))
     if str(family) in families():
         return families()[str(family)]
     if str(family).endswith((".toml", ".yaml", ".yml")):

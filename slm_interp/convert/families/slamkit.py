@@ -28,7 +28,9 @@ NAME = "slamkit"
 LICENCE = "slamkit's own checkpoints are MIT; those built on Llama carry the Llama licence as well."
 PREFIX = "lm."
 N_UNITS = 500  # mHuBERT 25 Hz, layer 11, 500 k-means centroids
+FORMS = ("opened", "closed", "marked", "bare")  # of speech only: opened, closed, bare; of interleaved: marked, bare
 UNIT, PAD, S, SPEECH, TEXT = "<Un{}>", "<PAD>", "<S>", "<speech>", "<text>"
+UNITS = (f"{N_UNITS} {UNIT}",)
 
 WRAPPER_KEYS = frozenset(
     {"base_model_name", "base_config", "vocab_size", "twist_init", "tie_word_embeddings", "max_position_embeddings", "is_composition"}
