@@ -39,7 +39,10 @@ def main() -> None:
         sentences = ablation.heard_sentences(slm, recipe, SENTENCES)
         position = transcription.by_position(slm, sentences, offsets=OFFSETS, k=K)
         if name in SHOWN:
-            write_png(recall_by_position(position, [SHOWN[name]], f"{name}: the current word among the {K} best"), HERE / f"{name}.png")
+            in_text = transcription.by_position(slm, sentences, offsets=OFFSETS, k=K, ranks="text")
+            for found, among, suffix in ((position, "of all ids", ""), (in_text, "of text ids", "-text")):
+                title = f"{name}: the current word among the {K} best {among}"
+                write_png(recall_by_position(found, [SHOWN[name]], title), HERE / f"{name}{suffix}.png")
         columns = position[["recall", "low", "high", "words"]].to_dataframe().reset_index()
         heard.append(columns.assign(organism=name, null=position["null_recall"].mean("null").to_dataframe(name="null")["null"].to_numpy()))
         spoken.append(by_predictability(slm, sentences).assign(organism=name))
