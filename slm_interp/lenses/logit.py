@@ -34,6 +34,11 @@ class LogitLens:
     name: str = "logit"
 
     @property
+    def sites(self) -> tuple[str, ...]:
+        """Where it can be used: everywhere, it is fitted to no place. What `layer` means at each stands in `lens.py`."""
+        return tuple(hooked.SITES)
+
+    @property
     def settings(self) -> dict[str, str]:
         """What a reading has to say about this lens."""
         return {"lens": self.name, "final_norm": "on" if self.final_norm else "off"}
