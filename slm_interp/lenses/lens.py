@@ -59,6 +59,15 @@ class Lens(Protocol):
         ...
 
 
+@runtime_checkable
+class DirectedLens(Lens, Protocol):
+    """A lens that can also say along which direction of the residual stream it reads a word."""
+
+    def directions(self, layer: int, words: Sequence[str]) -> Float[Tensor, "word d_model"]:
+        """One direction a word, in float32 at least; moving a residual of that layer along it raises what the lens says of the word."""
+        ...
+
+
 def hook_name(layer: int, site: str = "resid_post") -> str:
     """Where TransformerLens keeps a layer of a site."""
     return hooked.hook_at(site, layer)
