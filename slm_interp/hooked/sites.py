@@ -82,7 +82,7 @@ def _block(site: str, layer: int) -> int:
 
 def captured(
     model: HookedTransformer, tokens: Int[Tensor, " pos"], names: Sequence[str], positions: Sequence[int] | None = None
-) -> dict[str, Float[Tensor, "pos ..."]]:
+) -> dict[str, Float[Tensor, "place ..."]]:
     """What stands at some hooks of the embedding and the blocks, for one sequence, without gradients; the unembedding is not computed.
 
     Args:

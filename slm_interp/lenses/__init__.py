@@ -1,5 +1,6 @@
 """What the residual stream says, read out as the vocabulary: lenses and their readings; or by a probe, in any basis."""
 
+from slm_interp.lenses import attribution
 from slm_interp.lenses.directions import directions_of
 from slm_interp.lenses.lens import DirectedLens, Lens, read
 from slm_interp.lenses.logit import LogitLens
@@ -15,6 +16,7 @@ __all__ = [
     "Reading",
     "States",
     "WordProbe",
+    "attribution",
     "collect",
     "directions_of",
     "read",
