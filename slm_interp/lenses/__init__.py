@@ -1,6 +1,7 @@
 """What the residual stream says, read out as the vocabulary: lenses and their readings; or by a probe, in any basis."""
 
 from slm_interp.lenses import attribution
+from slm_interp.lenses.comparison import Comparison, compare
 from slm_interp.lenses.directions import directions_of
 from slm_interp.lenses.lens import DirectedLens, Lens, read
 from slm_interp.lenses.logit import LogitLens
@@ -10,6 +11,7 @@ from slm_interp.lenses.reading import Reading
 from slm_interp.lenses.states import States, collect, split
 
 __all__ = [
+    "Comparison",
     "DirectedLens",
     "Lens",
     "LogitLens",
@@ -18,6 +20,7 @@ __all__ = [
     "WordProbe",
     "attribution",
     "collect",
+    "compare",
     "directions_of",
     "read",
     "selectivity",
