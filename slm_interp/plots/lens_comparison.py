@@ -16,7 +16,20 @@ from slm_interp.plots.theme import BOUNDARY, ORANGES, dressed, markup, unit, vis
 Grid = Float[np.ndarray, "layer pos"]
 
 KL = "kl_from_output"
-GAP_PX, ROW_PX, TOP_PX, FOOT_PX = 44, 16, 92, 84
+GAP_PX, ROW_PX, TOP_PX, FOOT_PX = 40, 16, 84, 128
+_BAR = {
+    "orientation": "h",
+    "thickness": 10,
+    "len": 0.42,
+    "lenmode": "fraction",
+    "xanchor": "left",
+    "xpad": 0,
+    "yref": "container",
+    "y": 0,
+    "yanchor": "bottom",
+    "ypad": 8,
+    "outlinewidth": 0,
+}
 ALL_TICKS = 60  # positions; beyond this not every column has room for its token
 
 
@@ -48,20 +61,26 @@ def lens_differences(dataset: xr.Dataset, colour: str | None = None, target: int
     shown, bar = _dress(dataset.sel(lens=names[0]), colour, target, grids)
     reach = max((float(np.nanmax(np.abs(change), initial=0)) for change in changes), default=0) or 1.0
     figure.update_layout(
-        coloraxis={**shown, "colorbar": {**bar, "x": 0.0, "len": 0.45, "lenmode": "fraction"}},
+        coloraxis={**shown, "colorbar": {**bar, **_BAR, "x": 0.0}},
         coloraxis2={
             "colorscale": "RdBu",
             "cmid": 0,
             "cmin": -reach,
             "cmax": reach,
-            "colorbar": {**_below("difference, blue: more than the first"), "x": 0.55, "len": 0.45, "lenmode": "fraction"},
+            "colorbar": {
+                "title": f"{'log10 of rank' if colour == 'rank' else 'difference'}: blue is more than {names[0]}",
+                **_BAR,
+                "x": 0.55,
+            },
         },
     )
+    for axis in (figure.layout.coloraxis, figure.layout.coloraxis2):
+        axis.colorbar.title.side = "top"
     for row, grid in enumerate([*grids, *changes], start=1):
         figure.add_trace(_heat(dataset, grid, titles[row - 1], "coloraxis" if row <= len(names) else "coloraxis2"), row=row, col=1)
     _axes(figure, dataset, rows)
     name = str(dataset.attrs.get("utterance", ""))
-    heading = title if title is not None else f"{' and '.join(names)} lens" + (f" · {name}" if name else "")
+    heading = title if title is not None else f"Lenses: {', '.join(names)}" + (f" · {name}" if name else "")
     dressed(figure, title=heading, height=height, meta={"role": "comparison", "head_px": 34})
     return figure.update_layout(margin={"l": 110, "r": 20, "t": TOP_PX, "b": FOOT_PX})
 
@@ -70,27 +89,13 @@ def _values(dataset: xr.Dataset, colour: str, target: int) -> Grid:
     return dataset[KL].values.astype(np.float64) if colour == KL else quantity(colour).values(dataset, target)
 
 
-def _below(title: str) -> dict:
-    return {
-        "title": {"text": title, "side": "right"},
-        "orientation": "h",
-        "thickness": 10,
-        "xanchor": "left",
-        "yref": "container",
-        "y": 0,
-        "yanchor": "bottom",
-        "ypad": 8,
-        "outlinewidth": 0,
-    }
-
-
 def _dress(dataset: xr.Dataset, colour: str, target: int, grids: list[Grid]) -> tuple[dict, dict]:
     """The shared colour axis of the lenses, and its bar."""
     if colour == KL:
         top = max(float(np.nanmax(grid)) for grid in grids) or 1.0
-        return {"colorscale": ORANGES, "cmin": 0.0, "cmax": top}, _below("KL from the model's output (nats)")
+        return {"colorscale": ORANGES, "cmin": 0.0, "cmax": top}, {"title": {"text": "KL from the model's output (nats)"}}
     dress = colour_bar(dataset, colour, target)
-    return {"colorscale": dress["colorscale"], "cmin": dress["zmin"], "cmax": dress["zmax"]}, {**dress["colorbar"], "xpad": 0}
+    return {"colorscale": dress["colorscale"], "cmin": dress["zmin"], "cmax": dress["zmax"]}, dress["colorbar"]
 
 
 def _heat(dataset: xr.Dataset, grid: Grid, name: str, axis: str) -> go.Heatmap:
