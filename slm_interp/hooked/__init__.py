@@ -2,22 +2,33 @@
 
 Everything above works with what this folder offers and does not know which class it got: `transformer.py`
 is TransformerLens 3.9 (`HookedTransformer`, the default), `bridge.py` is 4.x (`TransformerBridge`), and
-`installed.py` chooses by the version that is installed. What both do alike is in `reading.py`.
+`installed.py` chooses by the version that is installed. What both do alike is in `reading.py`, `sites.py` and `norm.py`.
 """
 
 from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters
+from slm_interp.hooked.norm import NormFormula, norm_formula, widened
 from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, residuals, unembedding
+from slm_interp.hooked.sites import SITES, captured, hook_at, label_at, layers_at, stream
 
 __all__ = [
+    "SITES",
     "HookedTransformer",
+    "NormFormula",
     "attach_tokenizer",
+    "captured",
     "empty",
     "fill",
     "final_norm",
+    "hook_at",
+    "label_at",
+    "layers_at",
     "logits",
+    "norm_formula",
     "notes",
     "parameter_owners",
     "parameters",
     "residuals",
+    "stream",
     "unembedding",
+    "widened",
 ]
