@@ -2,15 +2,20 @@
 
 Everything above works with what this folder offers and does not know which class it got: `transformer.py`
 is TransformerLens 3.9 (`HookedTransformer`, the default), `bridge.py` is 4.x (`TransformerBridge`), and
-`installed.py` chooses by the version that is installed. What both do alike is in `reading.py`.
+`installed.py` chooses by the version that is installed. What both do alike is in `reading.py`
+and, for many sequences at once, in `batch.py`.
 """
 
+from slm_interp.hooked.batch import batch_bytes, batches, each_residuals, residuals_of
 from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters
 from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, residuals, unembedding
 
 __all__ = [
     "HookedTransformer",
     "attach_tokenizer",
+    "batch_bytes",
+    "batches",
+    "each_residuals",
     "empty",
     "fill",
     "final_norm",
@@ -19,5 +24,6 @@ __all__ = [
     "parameter_owners",
     "parameters",
     "residuals",
+    "residuals_of",
     "unembedding",
 ]
