@@ -6,11 +6,12 @@ is TransformerLens 3.9 (`HookedTransformer`, the default), `bridge.py` is 4.x (`
 and, for many sequences at once, in `batch.py`.
 """
 
-from slm_interp.hooked.batch import batch_bytes, batches, each_residuals, residuals_of
+from slm_interp.hooked.batch import MEMORY, batch_bytes, batches, each_residuals, residuals_of
 from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters
 from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, residuals, unembedding
 
 __all__ = [
+    "MEMORY",
     "HookedTransformer",
     "attach_tokenizer",
     "batch_bytes",
