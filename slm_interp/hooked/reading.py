@@ -26,9 +26,9 @@ def attach_tokenizer(model: HookedTransformer, tokenizer: Any) -> None:
 
 
 def logits(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-    """The model's own output, without gradients."""
+    """The model's own output, without gradients. Every id is read: none is taken for a pad, whatever the tokenizer pads with."""
     with torch.no_grad():
-        return model(tokens, return_type="logits", prepend_bos=False)
+        return model(tokens, return_type="logits", prepend_bos=False, attention_mask=torch.ones_like(tokens))
 
 
 def residuals(model: HookedTransformer, tokens: Int[Tensor, " pos"]) -> Float[Tensor, "layer_and_one pos d_model"]:

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
+from torch import Tensor
 
 from slm_interp import hooked
 from slm_interp.lenses import Lens
 from slm_interp.model import SpeechTextModel
 from slm_interp.readout import modality_groups, read_out
-from slm_interp.utterance import Utterance
 
 COSTS = ("rank", "rank_in_text", "surprise")
 ROWS_AT_ONCE = 1024
@@ -36,15 +36,19 @@ class Cells:
     costs: Float[np.ndarray, "cost layer pos id"]
 
 
-def read_cells(slm: SpeechTextModel, lens: Lens, utterance: Utterance, positions: Sequence[int], ids: Sequence[int]) -> Cells:
-    """Read text ids at positions, in every layer from the embedding on; `[layer, pos, d_vocab]` never exists.
+def read_cells(
+    slm: SpeechTextModel, lens: Lens, residuals: Float[Tensor, "layer pos d_model"], positions: Sequence[int], ids: Sequence[int]
+) -> Cells:
+    """Read text ids at positions of an utterance, in every layer from the embedding on; `[layer, pos, d_vocab]` never exists.
+
+    Args:
+        residuals: of the whole utterance.
 
     Raises:
         ReadoutError: residuals that are not finite, ids that are not read.
-        UtteranceError, VocabularyError: an utterance this model cannot read.
     """
     chosen, asked = sorted(set(positions)), sorted(set(ids))
-    resid = hooked.residuals(slm.model, slm.check(utterance).tokens)[:, chosen]
+    resid = residuals[:, chosen]
     groups, targets, unembedding = modality_groups(slm.vocabulary), torch.tensor(asked), hooked.unembedding(slm.model)
     step = max(1, ROWS_AT_ONCE // len(chosen))
     parts = []

@@ -16,11 +16,11 @@ import xarray as xr
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
 from slm_interp.lenses import Lens, LogitLens
+from slm_interp.lenses.many import residuals_of_each
 from slm_interp.model import SpeechTextModel
 from slm_interp.readout import Readout, modality_groups, read_out
 from slm_interp.statistics import bootstrap
@@ -65,15 +65,16 @@ def modality_mass(
             f"Modality mass compares text with speech over one draw or more; this model has {', '.join(groups)}, draws={draws}."
         )
     matched = matched_groups(groups, draws, seed)
-    words: list[dict[str, np.ndarray]] = []
-    generator = torch.Generator().manual_seed(seed)
-    for utterance in tqdm(utterances, desc="utterances", mininterval=5, disable=None):
-        resid = hooked.residuals(slm.model, slm.check(utterance).tokens)
+    found: dict[int, list[dict[str, np.ndarray]]] = {}
+    for number, resid in residuals_of_each(slm, utterances):
+        utterance = utterances[number]
         tokens = utterance.tokens if exclude_input else None
-        arrays = _arrays(slm, lens, resid, tokens, groups, matched) | _random(slm, lens, _like(resid, generator), tokens, groups)
-        words += [
+        noise = _like(resid, torch.Generator().manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0])))
+        arrays = _arrays(slm, lens, resid, tokens, groups, matched) | _random(slm, lens, noise, tokens, groups)
+        found[number] = [
             {name: pooled(values[:, word.span.start : word.span.stop]) for name, values in arrays.items()} for word in utterance.words
         ]
+    words = [word for number in range(len(utterances)) for word in found[number]]
     if not words:
         raise ReadoutError("These utterances have no words to pool over. Align them first.")
     return _dataset(slm, lens, utterances, groups, words, {"exclude_input": "yes" if exclude_input else "no", "draws": draws, "seed": seed})
