@@ -25,6 +25,7 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.readout import Readout, modality_groups, read_out
 from slm_interp.statistics import bootstrap
 from slm_interp.transcription.questions import provenance, strings
+from slm_interp.transcription.random_residuals import like
 from slm_interp.utterance import Utterance
 
 POOLINGS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -70,7 +71,7 @@ def modality_mass(
     for utterance in tqdm(utterances, desc="utterances", mininterval=5, disable=None):
         resid = hooked.residuals(slm.model, slm.check(utterance).tokens)
         tokens = utterance.tokens if exclude_input else None
-        arrays = _arrays(slm, lens, resid, tokens, groups, matched) | _random(slm, lens, _like(resid, generator), tokens, groups)
+        arrays = _arrays(slm, lens, resid, tokens, groups, matched) | _random(slm, lens, like(resid, generator), tokens, groups)
         words += [
             {name: pooled(values[:, word.span.start : word.span.stop]) for name, values in arrays.items()} for word in utterance.words
         ]
@@ -94,13 +95,6 @@ def matched_groups(groups: Mapping[str, Bool[Tensor, " d_vocab"]], draws: int, s
 
 def _mask(ids: np.ndarray, size: int) -> Bool[Tensor, " d_vocab"]:
     return torch.zeros(size, dtype=torch.bool).index_fill(0, torch.from_numpy(ids), True)
-
-
-def _like(resid: Float[Tensor, "layer pos d_model"], generator: torch.Generator) -> Float[Tensor, "layer pos d_model"]:
-    """Random directions with the norms of the residuals."""
-    noise = torch.randn(resid.shape, generator=generator)
-    norms = resid.float().norm(dim=-1, keepdim=True).cpu()
-    return (noise / noise.norm(dim=-1, keepdim=True) * norms).to(resid)
 
 
 def _read(
