@@ -1,10 +1,13 @@
 """Implicit transcription: is the word that is heard decodable as text, where, and beyond what nulls give?"""
 
+from slm_interp.transcription.fact_tables import read_choices, read_whole_pairs
 from slm_interp.transcription.knowledge import Choice, accuracy, forced_choice, paired
+from slm_interp.transcription.minimal_pairs import Pair, minimal_pairs
 from slm_interp.transcription.modality import modality_mass
 from slm_interp.transcription.observations import Observations
 from slm_interp.transcription.observe import observe
 from slm_interp.transcription.onset import by_position, rise
+from slm_interp.transcription.pair_files import read_pairs
 from slm_interp.transcription.predictability import surprisal, with_predictability
 from slm_interp.transcription.questions import Question
 from slm_interp.transcription.recall import recall
@@ -13,6 +16,7 @@ from slm_interp.transcription.windows import Window, before, end_and_after, from
 __all__ = [
     "Choice",
     "Observations",
+    "Pair",
     "Question",
     "Window",
     "accuracy",
@@ -22,10 +26,14 @@ __all__ = [
     "forced_choice",
     "from_end",
     "jittered",
+    "minimal_pairs",
     "modality_mass",
     "observe",
     "offset",
     "paired",
+    "read_choices",
+    "read_pairs",
+    "read_whole_pairs",
     "recall",
     "rise",
     "span_and_after",
