@@ -6,14 +6,17 @@ is TransformerLens 3.9 (`HookedTransformer`, the default), `bridge.py` is 4.x (`
 """
 
 from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters
+from slm_interp.hooked.patched import Patches, last_residuals
 from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, residuals, unembedding
 
 __all__ = [
     "HookedTransformer",
+    "Patches",
     "attach_tokenizer",
     "empty",
     "fill",
     "final_norm",
+    "last_residuals",
     "logits",
     "notes",
     "parameter_owners",

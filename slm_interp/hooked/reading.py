@@ -31,6 +31,11 @@ def logits(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Float[
         return model(tokens, return_type="logits", prepend_bos=False)
 
 
+def stream_names(model: HookedTransformer) -> list[str]:
+    """Where the residual stream stands after 0, 1, ... n_layers blocks."""
+    return ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers))]
+
+
 def residuals(model: HookedTransformer, tokens: Int[Tensor, " pos"]) -> Float[Tensor, "layer_and_one pos d_model"]:
     """The residual stream after 0, 1, ... n_layers blocks, for one sequence, without gradients.
 
@@ -44,9 +49,8 @@ def residuals(model: HookedTransformer, tokens: Int[Tensor, " pos"]) -> Float[Te
     def keep(resid: Tensor, hook: Any) -> None:
         stream.append(resid[0])
 
-    names = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers))]
     with torch.no_grad():
-        run_blocks(model, tokens[None], [(name, keep) for name in names])
+        run_blocks(model, tokens[None], [(name, keep) for name in stream_names(model)])
     return torch.stack(stream)
 
 

@@ -8,16 +8,19 @@ from slm_interp.transcription.observations import Observations
 from slm_interp.transcription.observe import observe
 from slm_interp.transcription.onset import by_position, rise
 from slm_interp.transcription.pair_files import read_pairs
+from slm_interp.transcription.patchscope import TargetPrompt, patchscope
 from slm_interp.transcription.predictability import surprisal, with_predictability
 from slm_interp.transcription.questions import Question
 from slm_interp.transcription.recall import recall
 from slm_interp.transcription.windows import Window, before, end_and_after, from_end, jittered, offset, span_and_after
+from slm_interp.transcription.written import written
 
 __all__ = [
     "Choice",
     "Observations",
     "Pair",
     "Question",
+    "TargetPrompt",
     "Window",
     "accuracy",
     "before",
@@ -31,6 +34,7 @@ __all__ = [
     "observe",
     "offset",
     "paired",
+    "patchscope",
     "read_choices",
     "read_pairs",
     "read_whole_pairs",
@@ -39,4 +43,5 @@ __all__ = [
     "span_and_after",
     "surprisal",
     "with_predictability",
+    "written",
 ]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
+from torch import Tensor
 
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
@@ -69,17 +70,21 @@ def read_cells(
     """
     chosen, asked = sorted(set(positions)), sorted(set(ids))
     resid = hooked.residuals(slm.model, slm.check(utterance).tokens)[:, chosen]
-    groups, targets, unembedding = modality_groups(slm.vocabulary), torch.tensor(asked), hooked.unembedding(slm.model)
     sources = 1 + len(noise)
     step = max(1, ROWS_AT_ONCE // (len(chosen) * sources))
     parts = []
     for start in range(0, len(resid), step):
         layers = enumerate(resid[start : start + step], start)
         ready = torch.cat([lens.scores(torch.cat([one, *(like(one, draw) for draw in noise)]), layer) for layer, one in layers])
-        found = read_out(ready, unembedding, groups, 1, targets)
-        parts.append(torch.stack([found.target_rank, found.target_rank_in_modality, -found.target_log_prob]))
+        parts.append(costs_of(slm, ready, asked))
     costs = rearrange(torch.cat(parts, 1), "cost (layer source pos) id -> cost layer pos source id", source=sources, pos=len(chosen))
     return Cells(tuple(chosen), tuple(asked), costs.float().cpu().numpy())
+
+
+def costs_of(slm: SpeechTextModel, ready: Float[Tensor, "row d_model"], ids: Sequence[int]) -> Float[Tensor, "cost row id"]:
+    """Costs of ids in vectors that are ready for `W_U`."""
+    found = read_out(ready, hooked.unembedding(slm.model), modality_groups(slm.vocabulary), 1, torch.tensor(ids))
+    return torch.stack([found.target_rank, found.target_rank_in_modality, -found.target_log_prob])
 
 
 def pool(

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,11 +76,29 @@ def observe(
     if not asked.places:
         raise ReadoutError(f"The window {window.name} has no position at any word of this corpus.")
     found = costs(slm, utterances, lens, asked, [window])[:, 0]
-    settings = {**provenance(slm, lens, utterances), **settings_of(question, asked), "schema": SCHEMA, "window": window.name}
     lengths = [len(window.positions(one.span, len(utterances[one.utterance]))) for one in asked.places]
-    coordinates = {**word_coordinates(asked, utterances), "positions": ("word", np.array(lengths))}
+    return observations(slm, utterances, lens, asked, found, lengths, {"window": window.name})
+
+
+def observations(
+    slm: SpeechTextModel,
+    utterances: Sequence[Utterance],
+    lens: Lens,
+    asked: Asked,
+    found: Float[np.ndarray, "cost word candidate layer"],
+    positions: Sequence[int],
+    settings: Mapping[str, Any],
+) -> Observations:
+    """Pooled costs of places and candidates, labelled.
+
+    Args:
+        positions: how many were pooled over, at each place.
+        settings: what else `attrs` should say; a window at least.
+    """
+    about = {**provenance(slm, lens, utterances), **settings_of(asked.question, asked), "schema": SCHEMA, **settings}
+    coordinates = {**word_coordinates(asked, utterances), "positions": ("word", np.array(positions))}
     coordinates["pieces"] = ("word", np.array([pieces(slm, one.asked) for one in asked.places]))
-    return Observations(_dataset(found, question, asked).assign_coords(coordinates).assign_attrs(settings))
+    return Observations(_dataset(found, asked.question, asked).assign_coords(coordinates).assign_attrs(about))
 
 
 def settings_of(question: Question, asked: Asked) -> dict[str, str | int]:
