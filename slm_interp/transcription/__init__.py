@@ -12,6 +12,7 @@ from slm_interp.transcription.patchscope import TargetPrompt, patchscope
 from slm_interp.transcription.predictability import surprisal, with_predictability
 from slm_interp.transcription.questions import Question
 from slm_interp.transcription.recall import recall
+from slm_interp.transcription.score_knowledge import by_item, by_model, correlate
 from slm_interp.transcription.windows import Window, before, end_and_after, from_end, jittered, offset, span_and_after
 from slm_interp.transcription.written import written
 
@@ -24,7 +25,10 @@ __all__ = [
     "Window",
     "accuracy",
     "before",
+    "by_item",
+    "by_model",
     "by_position",
+    "correlate",
     "end_and_after",
     "forced_choice",
     "from_end",
