@@ -9,6 +9,7 @@ and, for many sequences at once, in `batch.py`.
 from slm_interp.hooked.batch import MEMORY, batch_bytes, batches, each_residuals, residuals_of
 from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters
 from slm_interp.hooked.norm import NormFormula, norm_formula, widened
+from slm_interp.hooked.patched import Patches, last_residuals
 from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, residuals, unembedding
 from slm_interp.hooked.sites import SITES, captured, hook_at, label_at, layers_at, stream
 
@@ -17,6 +18,7 @@ __all__ = [
     "SITES",
     "HookedTransformer",
     "NormFormula",
+    "Patches",
     "attach_tokenizer",
     "batch_bytes",
     "batches",
@@ -27,6 +29,7 @@ __all__ = [
     "final_norm",
     "hook_at",
     "label_at",
+    "last_residuals",
     "layers_at",
     "logits",
     "norm_formula",

@@ -17,6 +17,7 @@ from torch import Tensor
 from slm_interp.errors import ReadoutError
 from slm_interp.hooked.installed import HookedTransformer, run_blocks
 from slm_interp.hooked.reading import residuals
+from slm_interp.hooked.sites import stream_names
 
 PaddingSide = Literal["right", "left"]
 PAD = 0  # any id that the model has; no real position reads it
@@ -55,9 +56,8 @@ def residuals_of(
     def keep(resid: Tensor, hook: Any) -> None:
         stream.append(resid)
 
-    names = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers))]
     with torch.no_grad():
-        run_blocks(model, tokens, [(name, keep) for name in names], mask)
+        run_blocks(model, tokens, [(name, keep) for name in stream_names(model)], mask)
     return [torch.stack([layer[number, place] for layer in stream]) for number, place in enumerate(places)]
 
 

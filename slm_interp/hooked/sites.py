@@ -72,6 +72,11 @@ def label_at(site: str, layer: int) -> str:
     return _row(site, layer).label.format(_block(site, layer))
 
 
+def stream_names(model: HookedTransformer) -> list[str]:
+    """Where the residual stream stands after 0, 1, ... n_layers blocks."""
+    return [hook_at("resid_post", layer) for layer in layers_at(model, "resid_post")]
+
+
 def _row(site: str, layer: int) -> Site:
     return SITES["resid_pre" if (site, layer) == ("resid_post", 0) else site]
 

@@ -25,6 +25,7 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.readout import Readout, modality_groups, read_out
 from slm_interp.statistics import bootstrap
 from slm_interp.transcription.questions import provenance, strings
+from slm_interp.transcription.random_residuals import like
 from slm_interp.utterance import Utterance
 
 POOLINGS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -69,7 +70,7 @@ def modality_mass(
     for number, resid in residuals_of_each(slm, utterances):
         utterance = utterances[number]
         tokens = utterance.tokens if exclude_input else None
-        noise = _like(resid, torch.Generator().manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0])))
+        noise = like(resid, torch.Generator().manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0])))
         arrays = _arrays(slm, lens, resid, tokens, groups, matched) | _random(slm, lens, noise, tokens, groups)
         found[number] = [
             {name: pooled(values[:, word.span.start : word.span.stop]) for name, values in arrays.items()} for word in utterance.words
@@ -95,13 +96,6 @@ def matched_groups(groups: Mapping[str, Bool[Tensor, " d_vocab"]], draws: int, s
 
 def _mask(ids: np.ndarray, size: int) -> Bool[Tensor, " d_vocab"]:
     return torch.zeros(size, dtype=torch.bool).index_fill(0, torch.from_numpy(ids), True)
-
-
-def _like(resid: Float[Tensor, "layer pos d_model"], generator: torch.Generator) -> Float[Tensor, "layer pos d_model"]:
-    """Random directions with the norms of the residuals."""
-    noise = torch.randn(resid.shape, generator=generator)
-    norms = resid.float().norm(dim=-1, keepdim=True).cpu()
-    return (noise / noise.norm(dim=-1, keepdim=True) * norms).to(resid)
 
 
 def _read(

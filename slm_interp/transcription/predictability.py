@@ -89,6 +89,8 @@ def with_predictability(
     table = surprisal(slm, utterances, answers, form).set_index(["utterance", "word_index"])
     keys = list(zip(data["utterance"].values.tolist(), data["asked_index"].values.tolist(), strict=True))
     missing = [key for key in keys if key not in table.index]
+    if data.attrs["target"] == "given":
+        raise ReadoutError("Words that were given have no place in the sentence, so nothing there predicts them. Observe the current word.")
     if missing:
         raise ReadoutError(f"{len(missing)} observed words are answers: give the same answers= as when observing.")
     rows = table.loc[keys]

@@ -68,10 +68,10 @@ def test_size_matched_text_and_speech_have_the_ids_of_the_smaller_and_no_other(t
 
 def test_random_vectors_have_the_norms_of_the_residuals(tiny_slm, corpus):
     from slm_interp import hooked
-    from slm_interp.transcription.modality import _like
+    from slm_interp.transcription.random_residuals import like
 
     resid = hooked.residuals(tiny_slm.model, corpus[0].tokens)
-    drawn = _like(resid, torch.Generator().manual_seed(0))
+    drawn = like(resid, torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn.norm(dim=-1), resid.norm(dim=-1))
     cosine = torch.nn.functional.cosine_similarity(drawn.flatten(0, 1), resid.flatten(0, 1))
     assert cosine.mean().abs() < 0.1
