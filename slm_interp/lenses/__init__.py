@@ -1,5 +1,9 @@
 """What the residual stream says, read out as the vocabulary: lenses and their readings; or by a probe, in any basis."""
 
+from slm_interp.lenses.jacobian import JacobianLens
+from slm_interp.lenses.jacobian_convergence import convergence, readout_convergence
+from slm_interp.lenses.jacobian_fit import JacobianFit, JacobianRecipe, fit_jacobian
+from slm_interp.lenses.jacobian_import import export_transformer_lens, import_transformer_lens
 from slm_interp.lenses.lens import Lens, read
 from slm_interp.lenses.logit import LogitLens
 from slm_interp.lenses.probe import WordProbe
@@ -7,4 +11,23 @@ from slm_interp.lenses.probe_training import selectivity, train_probe
 from slm_interp.lenses.reading import Reading
 from slm_interp.lenses.states import States, collect, split
 
-__all__ = ["Lens", "LogitLens", "Reading", "States", "WordProbe", "collect", "read", "selectivity", "split", "train_probe"]
+__all__ = [
+    "JacobianFit",
+    "JacobianLens",
+    "JacobianRecipe",
+    "Lens",
+    "LogitLens",
+    "Reading",
+    "States",
+    "WordProbe",
+    "collect",
+    "convergence",
+    "export_transformer_lens",
+    "fit_jacobian",
+    "import_transformer_lens",
+    "read",
+    "readout_convergence",
+    "selectivity",
+    "split",
+    "train_probe",
+]
