@@ -3,6 +3,10 @@
 from slm_interp.lenses import attribution
 from slm_interp.lenses.comparison import Comparison, compare
 from slm_interp.lenses.directions import directions_of
+from slm_interp.lenses.jacobian import JacobianLens
+from slm_interp.lenses.jacobian_convergence import convergence, readout_convergence
+from slm_interp.lenses.jacobian_fit import JacobianFit, JacobianRecipe, fit_jacobian
+from slm_interp.lenses.jacobian_import import export_transformer_lens, import_transformer_lens
 from slm_interp.lenses.lens import DirectedLens, Lens, read
 from slm_interp.lenses.logit import LogitLens
 from slm_interp.lenses.probe import WordProbe
@@ -13,6 +17,9 @@ from slm_interp.lenses.states import States, collect, split
 __all__ = [
     "Comparison",
     "DirectedLens",
+    "JacobianFit",
+    "JacobianLens",
+    "JacobianRecipe",
     "Lens",
     "LogitLens",
     "Reading",
@@ -21,8 +28,13 @@ __all__ = [
     "attribution",
     "collect",
     "compare",
+    "convergence",
     "directions_of",
+    "export_transformer_lens",
+    "fit_jacobian",
+    "import_transformer_lens",
     "read",
+    "readout_convergence",
     "selectivity",
     "split",
     "train_probe",
