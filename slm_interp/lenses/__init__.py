@@ -6,5 +6,23 @@ from slm_interp.lenses.probe import WordProbe
 from slm_interp.lenses.probe_training import selectivity, train_probe
 from slm_interp.lenses.reading import Reading
 from slm_interp.lenses.states import States, collect, split
+from slm_interp.lenses.tuned import TunedLens
+from slm_interp.lenses.tuned_aim import Aim
+from slm_interp.lenses.tuned_training import TunedRecipe, train_tuned
 
-__all__ = ["Lens", "LogitLens", "Reading", "States", "WordProbe", "collect", "read", "selectivity", "split", "train_probe"]
+__all__ = [
+    "Aim",
+    "Lens",
+    "LogitLens",
+    "Reading",
+    "States",
+    "TunedLens",
+    "TunedRecipe",
+    "WordProbe",
+    "collect",
+    "read",
+    "selectivity",
+    "split",
+    "train_probe",
+    "train_tuned",
+]
