@@ -8,6 +8,7 @@ from slm_interp.lenses.reading import Reading
 from slm_interp.lenses.states import States, collect, split
 from slm_interp.lenses.tuned import TunedLens
 from slm_interp.lenses.tuned_aim import Aim
+from slm_interp.lenses.tuned_import import export_tuned, import_tuned
 from slm_interp.lenses.tuned_training import TunedRecipe, train_tuned
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "TunedRecipe",
     "WordProbe",
     "collect",
+    "export_tuned",
+    "import_tuned",
     "read",
     "selectivity",
     "split",
