@@ -13,8 +13,13 @@ from slm_interp.lenses.probe import WordProbe
 from slm_interp.lenses.probe_training import selectivity, train_probe
 from slm_interp.lenses.reading import Reading
 from slm_interp.lenses.states import States, collect, split
+from slm_interp.lenses.tuned import TunedLens
+from slm_interp.lenses.tuned_aim import Aim
+from slm_interp.lenses.tuned_import import export_tuned, import_tuned
+from slm_interp.lenses.tuned_training import TunedRecipe, train_tuned
 
 __all__ = [
+    "Aim",
     "Comparison",
     "DirectedLens",
     "JacobianFit",
@@ -24,6 +29,8 @@ __all__ = [
     "LogitLens",
     "Reading",
     "States",
+    "TunedLens",
+    "TunedRecipe",
     "WordProbe",
     "attribution",
     "collect",
@@ -31,11 +38,14 @@ __all__ = [
     "convergence",
     "directions_of",
     "export_transformer_lens",
+    "export_tuned",
     "fit_jacobian",
     "import_transformer_lens",
+    "import_tuned",
     "read",
     "readout_convergence",
     "selectivity",
     "split",
     "train_probe",
+    "train_tuned",
 ]
