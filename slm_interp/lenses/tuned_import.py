@@ -67,7 +67,7 @@ def export_tuned(lens: TunedLens, folder: str | os.PathLike[str], base_model: st
     config, folder = lens.slm.model.cfg, Path(folder)
     if lens.layers != tuple(range(config.n_layers)):
         raise ReadoutError(f"tuned-lens has a translator at each of {config.n_layers} layers; this lens has {list(lens.layers)}.")
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for layer in lens.layers:
         state |= {f"{layer}.weight": lens.weight[layer].detach().cpu().clone(), f"{layer}.bias": lens.bias[layer].detach().cpu().clone()}
     values = (base_model, config.d_model, config.n_layers, True, None, unembedding_hash(lens.slm), LINEAR)
