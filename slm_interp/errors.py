@@ -43,6 +43,10 @@ class StatisticsError(SlmInterpError):
     """Numbers that are too few, broken or wrongly labelled for the statistic asked for."""
 
 
+class StoreError(SlmInterpError):
+    """A folder of results that was made with other settings, or is damaged."""
+
+
 def missing_extra(package: str, extra: str) -> ImportError:
     """The one sentence for a missing optional dependency."""
     return ImportError(f"{package} is needed here and is not installed. Install it with: pip install 'slm-interp[{extra}]'")

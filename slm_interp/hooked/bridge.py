@@ -132,17 +132,34 @@ def _fill_the_rest(model: TransformerBridge) -> None:
         raise ConversionError(f"These tensors never got a value: {left[:5]} ({len(left)} in all).")
 
 
-def run_blocks(model: TransformerBridge, tokens: Int[Tensor, "batch pos"], hooks: Sequence[tuple[str, Callable[..., Any]]]) -> None:
+def run_blocks(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch pos"],
+    hooks: Sequence[tuple[str, Callable[..., Any]]],
+    mask: Int[Tensor, "batch pos"] | None = None,
+) -> None:
     """Run the embedding and the blocks with hooks, and nothing after them.
 
     `stop_at_layer=n_layers` would run on to the logits: 4.x stops before a block, and there is none after the last.
+
+    Args:
+        mask: 1 where there is a token and 0 where there is a pad; None is tokens everywhere.
     """
 
     def stop(resid: Tensor, hook: Any) -> None:
         raise StopAtLayerException(resid)
 
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    model.run_with_hooks(tokens, return_type=None, fwd_hooks=[*hooks, (last, stop)], prepend_bos=False)
+    mask = torch.ones_like(tokens) if mask is None else mask
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)  # counted from the first token; 4.x would count some models' from the first pad
+    model.run_with_hooks(
+        tokens,
+        return_type=None,
+        fwd_hooks=[*hooks, (last, stop)],
+        prepend_bos=False,
+        attention_mask=mask,
+        position_ids=positions,
+    )
 
 
 def notes(fields: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slm_interp.errors import ReadoutError
 from slm_interp.hooked.installed import HookedTransformer, run_blocks
-from slm_interp.hooked.reading import stream_names
+from slm_interp.hooked.sites import stream_names
 
 
 @dataclass(frozen=True, eq=False)

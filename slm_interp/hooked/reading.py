@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from slm_interp.errors import ReadoutError
-from slm_interp.hooked.installed import HookedTransformer, run_blocks
+from slm_interp.hooked.installed import HookedTransformer
+from slm_interp.hooked.sites import stream
 from slm_interp.readout import Unembedding
 
 
@@ -26,14 +26,9 @@ def attach_tokenizer(model: HookedTransformer, tokenizer: Any) -> None:
 
 
 def logits(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-    """The model's own output, without gradients."""
+    """The model's own output, without gradients. Every id is read: none is taken for a pad, whatever the tokenizer pads with."""
     with torch.no_grad():
-        return model(tokens, return_type="logits", prepend_bos=False)
-
-
-def stream_names(model: HookedTransformer) -> list[str]:
-    """Where the residual stream stands after 0, 1, ... n_layers blocks."""
-    return ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers))]
+        return model(tokens, return_type="logits", prepend_bos=False, attention_mask=torch.ones_like(tokens))
 
 
 def residuals(model: HookedTransformer, tokens: Int[Tensor, " pos"]) -> Float[Tensor, "layer_and_one pos d_model"]:
@@ -42,16 +37,7 @@ def residuals(model: HookedTransformer, tokens: Int[Tensor, " pos"]) -> Float[Te
     Entry 0 is `blocks.0.hook_resid_pre` (what the embedding wrote); entry `l` is
     `blocks.{l-1}.hook_resid_post`. The unembedding is not computed.
     """
-    if len(tokens) > model.cfg.n_ctx:
-        raise ReadoutError(f"The model reads at most {model.cfg.n_ctx} positions; this utterance has {len(tokens)}.")
-    stream: list[Tensor] = []
-
-    def keep(resid: Tensor, hook: Any) -> None:
-        stream.append(resid[0])
-
-    with torch.no_grad():
-        run_blocks(model, tokens[None], [(name, keep) for name in stream_names(model)])
-    return torch.stack(stream)
+    return stream(model, tokens)
 
 
 def final_norm(model: HookedTransformer, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:

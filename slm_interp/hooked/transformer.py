@@ -75,10 +75,24 @@ def _fill_buffers(model: transformer_lens.HookedTransformer) -> None:
 
 
 def run_blocks(
-    model: transformer_lens.HookedTransformer, tokens: Int[Tensor, "batch pos"], hooks: Sequence[tuple[str, Callable[..., Any]]]
+    model: transformer_lens.HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    hooks: Sequence[tuple[str, Callable[..., Any]]],
+    mask: Int[Tensor, "batch pos"] | None = None,
 ) -> None:
-    """Run the embedding and the blocks with hooks, and nothing after them."""
-    model.run_with_hooks(tokens, return_type=None, stop_at_layer=model.cfg.n_layers, fwd_hooks=list(hooks), prepend_bos=False)
+    """Run the embedding and the blocks with hooks, and nothing after them.
+
+    Args:
+        mask: 1 where there is a token and 0 where there is a pad; None is tokens everywhere.
+    """
+    model.run_with_hooks(
+        tokens,
+        return_type=None,
+        stop_at_layer=model.cfg.n_layers,
+        fwd_hooks=list(hooks),
+        prepend_bos=False,
+        attention_mask=torch.ones_like(tokens) if mask is None else mask,
+    )
 
 
 def notes(fields: Mapping[str, Any]) -> list[str]:

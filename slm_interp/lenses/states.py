@@ -17,8 +17,8 @@ import torch
 import xarray as xr
 from jaxtyping import Bool
 
-from slm_interp import hooked
 from slm_interp.errors import ReadoutError
+from slm_interp.lenses.many import residuals_of_each
 from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Span, Utterance
 
@@ -87,20 +87,20 @@ def collect(
     utterances = list(utterances)
     if voices is not None and len(voices) != len(utterances):
         raise ReadoutError(f"Every utterance has one voice; got {len(utterances)} utterances and {len(voices)} voices.")
-    rows: list[dict[str, object]] = []
-    parts: list[np.ndarray] = []
-    left_out = 0
-    for index, utterance in enumerate(utterances):
-        places = [place_in(word.span, position) for word in slm.check(utterance).words]
-        left_out += places.count(None)
-        kept = [(number, place) for number, place in enumerate(places) if place is not None]
-        if not kept:
-            continue
-        resid = hooked.residuals(slm.model, utterance.tokens)[chosen][:, [place for _, place in kept]]
+    kept = [[(number, place_in(word.span, position)) for number, word in enumerate(slm.check(one).words)] for one in utterances]
+    places = [[(number, place) for number, place in some if place is not None] for some in kept]
+    left_out = sum(map(len, kept)) - sum(map(len, places))
+    asked = [index for index, some in enumerate(places) if some]
+    parts: dict[int, np.ndarray] = {}
+    for order, whole in residuals_of_each(slm, [utterances[index] for index in asked]):
+        index = asked[order]
+        resid = whole[chosen][:, [place for _, place in places[index]]]
         if not resid.isfinite().all():
-            raise ReadoutError(f"Residuals of {utterance.name or 'an utterance'!r} are not finite. Scan the weights: slm-interp verify.")
-        parts.append(resid.float().cpu().numpy())
-        rows += [_row(utterance, number, place, voices[index] if voices else "") for number, place in kept]
+            raise ReadoutError(
+                f"Residuals of {utterances[index].name or 'an utterance'!r} are not finite. Scan the weights: slm-interp verify."
+            )
+        parts[index] = resid.float().cpu().numpy()
+    rows = [_row(utterances[index], number, place, voices[index] if voices else "") for index in asked for number, place in places[index]]
     if not rows:
         raise ReadoutError(f"No word has a position {position!r} in {len(utterances)} utterances. Probes need utterances with words.")
     coordinates = {name: ("word", np.array([row[name] for row in rows], dtype=object)) for name in rows[0] if name not in ("pos", "token")}
@@ -113,7 +113,9 @@ def collect(
     }
     return States(
         xr.Dataset(
-            {"resid": (("layer", "word", "d_model"), np.concatenate(parts, axis=1))}, {"layer": chosen, **coordinates, **numbers}, attrs
+            {"resid": (("layer", "word", "d_model"), np.concatenate([parts[index] for index in asked], axis=1))},
+            {"layer": chosen, **coordinates, **numbers},
+            attrs,
         )
     )
 

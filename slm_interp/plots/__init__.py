@@ -1,5 +1,6 @@
 """Labelled arrays -> plotly figures. No model in sight."""
 
+from slm_interp.plots.lens_comparison import lens_differences
 from slm_interp.plots.lens_grid import lens_grid, lens_grid_over_time, word_runs
 from slm_interp.plots.modality import modality_by_layer, uniform_mass
 from slm_interp.plots.recall import recall_by_layer, recall_by_position
@@ -8,6 +9,7 @@ from slm_interp.plots.waveform import envelope, waveform
 
 __all__ = [
     "envelope",
+    "lens_differences",
     "lens_grid",
     "lens_grid_over_time",
     "modality_by_layer",

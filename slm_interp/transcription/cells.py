@@ -23,7 +23,6 @@ from slm_interp.readout import modality_groups, read_out
 from slm_interp.transcription.pooling import COMBINE
 from slm_interp.transcription.random_residuals import like
 from slm_interp.transcription.targets import Spelling
-from slm_interp.utterance import Utterance
 
 COSTS = ("rank", "rank_in_text", "surprise")
 ROWS_AT_ONCE = 1024
@@ -54,22 +53,22 @@ class Candidate:
 def read_cells(
     slm: SpeechTextModel,
     lens: Lens,
-    utterance: Utterance,
+    residuals: Float[Tensor, "layer pos d_model"],
     positions: Sequence[int],
     ids: Sequence[int],
     noise: Sequence[torch.Generator] = (),
 ) -> Cells:
-    """Read text ids at positions, in every layer from the embedding on; `[layer, pos, d_vocab]` never exists.
+    """Read text ids at positions of an utterance, in every layer from the embedding on; `[layer, pos, d_vocab]` never exists.
 
     Args:
+        residuals: of the whole utterance.
         noise: one generator for each further source of random residuals.
 
     Raises:
         ReadoutError: residuals that are not finite, ids that are not read.
-        UtteranceError, VocabularyError: an utterance this model cannot read.
     """
     chosen, asked = sorted(set(positions)), sorted(set(ids))
-    resid = hooked.residuals(slm.model, slm.check(utterance).tokens)[:, chosen]
+    resid = residuals[:, chosen]
     sources = 1 + len(noise)
     step = max(1, ROWS_AT_ONCE // (len(chosen) * sources))
     parts = []

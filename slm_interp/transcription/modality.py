@@ -16,11 +16,11 @@ import xarray as xr
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
 from slm_interp.lenses import Lens, LogitLens
+from slm_interp.lenses.many import residuals_of_each
 from slm_interp.model import SpeechTextModel
 from slm_interp.readout import Readout, modality_groups, read_out
 from slm_interp.statistics import bootstrap
@@ -71,16 +71,16 @@ def modality_mass(
             f"Modality mass compares text with speech over one draw or more; this model has {', '.join(groups)}, draws={draws}."
         )
     matched = matched_groups(groups, draws, seed)
-    words: list[dict[str, np.ndarray]] = []
-    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng([seed, 0])
-    for utterance in tqdm(utterances, desc="utterances", mininterval=5, disable=None):
-        resid = hooked.residuals(slm.model, slm.check(utterance).tokens)
+    rng = np.random.default_rng([seed, 0])
+    spans = [jittered(one, jitter, rng) for one in utterances]
+    found: dict[int, list[dict[str, np.ndarray]]] = {}
+    for number, resid in residuals_of_each(slm, utterances):
+        utterance = utterances[number]
         tokens = utterance.tokens if exclude_input else None
-        arrays = _arrays(slm, lens, resid, tokens, groups, matched) | _random(slm, lens, like(resid, generator), tokens, groups)
-        words += [
-            {name: pooled(values[:, span.start : span.stop]) for name, values in arrays.items()}
-            for span in jittered(utterance, jitter, rng)
-        ]
+        noise = like(resid, torch.Generator().manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0])))
+        arrays = _arrays(slm, lens, resid, tokens, groups, matched) | _random(slm, lens, noise, tokens, groups)
+        found[number] = [{name: pooled(values[:, span.start : span.stop]) for name, values in arrays.items()} for span in spans[number]]
+    words = [word for number in range(len(utterances)) for word in found[number]]
     if not words:
         raise ReadoutError("These utterances have no words to pool over. Align them first.")
     return _dataset(

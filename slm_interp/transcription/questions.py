@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
-from tqdm import tqdm
 
 from slm_interp.errors import ReadoutError
 from slm_interp.lenses import Lens
+from slm_interp.lenses.many import residuals_of_each
 from slm_interp.model import SpeechTextModel
 from slm_interp.transcription.cells import COSTS, Candidate, pool, read_cells
 from slm_interp.transcription.nulls import Lexicon, draw, lexicon, sources
@@ -118,26 +118,26 @@ def costs(
     """Pooled costs of every candidate; NaN where a window has no position (see `inside`)."""
     shape = (len(COSTS), len(windows), *asked.candidates.shape, slm.model.cfg.n_layers + 1)
     found = np.full(shape, np.nan, dtype=np.float32)
-    for number, rows in _by_utterance(asked, len(utterances)):
-        length = len(utterances[number])
-        ranges = {(w, row): one.positions(asked.places[row].span, length) for w, one in enumerate(windows) for row in rows}
-        positions = [position for window in ranges.values() for position in window]
-        if not positions:
-            continue
+    rows_of = _by_utterance(asked)
+    there = np.asarray(inside(asked, utterances, windows).any(0))
+    numbers = [number for number, rows in rows_of.items() if there[rows].any()]
+    for place, resid in residuals_of_each(slm, [utterances[number] for number in numbers]):
+        rows = rows_of[numbers[place]]
+        ranges = {(w, row): one.positions(asked.places[row].span, resid.shape[1]) for w, one in enumerate(windows) for row in rows}
         ids = [one for kind in np.unique(asked.candidates[rows]) for one in asked.words.ids[kind]]
-        noise = generators(asked.question.seed, number, int(asked.sources.max()))
-        cells = read_cells(slm, lens, utterances[number], positions, ids, noise)
+        noise = generators(asked.question.seed, numbers[place], int(asked.sources.max()))
+        cells = read_cells(slm, lens, resid, [position for window in ranges.values() for position in window], ids, noise)
         for (w, row), window in ranges.items():
             if len(window) >= asked.needed(row):
                 found[:, w, row] = pool(cells, window, asked.spelled(row), asked.question.spelling)
     return found
 
 
-def _by_utterance(asked: Asked, count: int) -> Iterator[tuple[int, list[int]]]:
+def _by_utterance(asked: Asked) -> dict[int, list[int]]:
     rows: dict[int, list[int]] = {}
     for row, place in enumerate(asked.places):
         rows.setdefault(place.utterance, []).append(row)
-    yield from tqdm(rows.items(), desc="utterances", mininterval=5, disable=None)
+    return rows
 
 
 def word_coordinates(asked: Asked, utterances: Sequence[Utterance]) -> dict[str, Any]:

@@ -74,7 +74,8 @@ def written(
 def _read(slm: SpeechTextModel, lens: Lens, prompt: Utterance, ids: Sequence[int], source: int, before: tuple[int, ...]) -> Cells:
     """What is read from the end of a prompt on, with some pieces written after it."""
     extended = followed_by(slm, prompt, before)
-    return read_cells(slm, lens, extended, range(len(prompt) - 1, len(extended)), ids)
+    residuals = hooked.residuals(slm.model, slm.check(extended).tokens)
+    return read_cells(slm, lens, residuals, range(len(prompt) - 1, len(extended)), ids)
 
 
 def check_spelling(question: Question) -> None:
