@@ -20,7 +20,7 @@ from slm_interp.prompt import Modality, PromptFormat, Segment, lay_out
 from slm_interp.streams import begun_in, flattened, merged_by_time
 from slm_interp.strings import pieces
 from slm_interp.utterance import Span, Utterance, Word
-from slm_interp.vocabulary import JointVocabulary, check_quantiser
+from slm_interp.vocabulary import JointVocabulary, Kind, check_quantiser
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +75,8 @@ class SpeechTextModel:
             raise VocabularyError(f"A word has letters; got {word!r}.")
         return tuple(self._encode(" " + word.strip())[0])
 
-    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids of a text and where each stands in it, once they are known to be text ids without an unknown piece.
+    def _encode(self, text: str, kinds: Sequence[Kind] = ("text",)) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a text and where each stands in it, once they are known to be of these kinds and without an unknown piece.
 
         The text is spelled as it stands after the marker of text, where there is one: at the start of a string a sentencepiece
         tokenizer would put a blank before it.
@@ -93,7 +93,7 @@ class SpeechTextModel:
             ids, places = ids[1:], places[1:]
         if not ids or self.tokenizer.unk_token_id in ids:
             raise VocabularyError(f"The tokenizer cannot spell {text!r}.")
-        foreign = [one for one in ids if self.vocabulary.kind_of(one) != "text"]
+        foreign = [one for one in ids if self.vocabulary.kind_of(one) not in kinds]
         if foreign:
             kind = self.vocabulary.kind_of(foreign[0])
             raise VocabularyError(
@@ -129,11 +129,13 @@ class SpeechTextModel:
     def ids_of(self, string: str) -> Int[Tensor, " pos"]:
         """Ids of a string as the family's own code writes it: `[Speech][Hu99][Text] and then`. Nothing is put before or after it.
 
+        Tokens of other modalities (`<|pitch_label_2|>`) may stand in it; in a text they may not.
+
         Raises:
-            VocabularyError: a unit that is none, or text the tokenizer cannot spell in text ids.
+            VocabularyError: a unit that is none, or text the tokenizer cannot spell in ids of text or of other modalities.
         """
         found = pieces(self.vocabulary, string)
-        ids = [one for piece in found for one in ([piece] if isinstance(piece, int) else self._encode(piece)[0])]
+        ids = [one for piece in found for one in ([piece] if isinstance(piece, int) else self._encode(piece, ("text", "other"))[0])]
         return torch.tensor(ids, dtype=torch.long)
 
     def text_segment(self, text: str) -> Segment:

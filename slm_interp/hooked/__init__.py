@@ -2,29 +2,46 @@
 
 Everything above works with what this folder offers and does not know which class it got: `transformer.py`
 is TransformerLens 3.9 (`HookedTransformer`, the default), `bridge.py` is 4.x (`TransformerBridge`), and
-`installed.py` chooses by the version that is installed. What both do alike is in `reading.py`
+`installed.py` chooses by the version that is installed. What both do alike is in `reading.py`, `sites.py` and `norm.py`
 and, for many sequences at once, in `batch.py`.
 """
 
 from slm_interp.hooked.batch import MEMORY, batch_bytes, batches, each_residuals, residuals_of
+from slm_interp.hooked.gradients import differentiable_residuals, frozen
 from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters
+from slm_interp.hooked.norm import NormFormula, norm_formula, widened
+from slm_interp.hooked.patched import Patches, last_residuals
 from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, residuals, unembedding
+from slm_interp.hooked.sites import SITES, captured, hook_at, label_at, layers_at, stream
 
 __all__ = [
     "MEMORY",
+    "SITES",
     "HookedTransformer",
+    "NormFormula",
+    "Patches",
     "attach_tokenizer",
     "batch_bytes",
     "batches",
+    "captured",
+    "differentiable_residuals",
     "each_residuals",
     "empty",
     "fill",
     "final_norm",
+    "frozen",
+    "hook_at",
+    "label_at",
+    "last_residuals",
+    "layers_at",
     "logits",
+    "norm_formula",
     "notes",
     "parameter_owners",
     "parameters",
     "residuals",
     "residuals_of",
+    "stream",
     "unembedding",
+    "widened",
 ]

@@ -17,6 +17,7 @@ from torch import Tensor
 from slm_interp.errors import ReadoutError
 from slm_interp.hooked.installed import HookedTransformer, run_blocks
 from slm_interp.hooked.reading import residuals
+from slm_interp.hooked.sites import stream_names
 
 PaddingSide = Literal["right", "left"]
 PAD = 0  # any id that the model has; no real position reads it
@@ -55,9 +56,8 @@ def residuals_of(
     def keep(resid: Tensor, hook: Any) -> None:
         stream.append(resid)
 
-    names = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers))]
     with torch.no_grad():
-        run_blocks(model, tokens, [(name, keep) for name in names], mask)
+        run_blocks(model, tokens, [(name, keep) for name in stream_names(model)], mask)
     return [torch.stack([layer[number, place] for layer in stream]) for number, place in enumerate(places)]
 
 
@@ -66,13 +66,17 @@ def each_residuals(
 ) -> Iterator[tuple[int, Float[Tensor, "layer_and_one _ d_model"]]]:
     """The number of each sequence and its residuals, in batches of similar length: shortest first, not in the order given.
 
+    Models in less than float32 run every sequence alone: the order in which a product of another size sums moves a bfloat16 residual
+    by 0.3%, enough to change ranks, and then a result would depend on who else was in the batch.
+
     Args:
         memory: bytes that a batch's residuals and its largest block may take; a single long row may take more.
 
     Raises:
         ReadoutError: as `residuals_of`.
     """
-    for numbers in batches([len(row) for row in rows], lambda count, length: batch_bytes(model.cfg, count, length) <= memory):
+    exact = model.cfg.dtype in (torch.float32, torch.float64)
+    for numbers in batches([len(row) for row in rows], lambda count, length: exact and batch_bytes(model.cfg, count, length) <= memory):
         yield from zip(numbers, residuals_of(model, [rows[number] for number in numbers]), strict=True)
 
 

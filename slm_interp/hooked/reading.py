@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from slm_interp.errors import ReadoutError
-from slm_interp.hooked.installed import HookedTransformer, run_blocks
+from slm_interp.hooked.installed import HookedTransformer
+from slm_interp.hooked.sites import stream
 from slm_interp.readout import Unembedding
 
 
@@ -37,17 +37,7 @@ def residuals(model: HookedTransformer, tokens: Int[Tensor, " pos"]) -> Float[Te
     Entry 0 is `blocks.0.hook_resid_pre` (what the embedding wrote); entry `l` is
     `blocks.{l-1}.hook_resid_post`. The unembedding is not computed.
     """
-    if len(tokens) > model.cfg.n_ctx:
-        raise ReadoutError(f"The model reads at most {model.cfg.n_ctx} positions; this utterance has {len(tokens)}.")
-    stream: list[Tensor] = []
-
-    def keep(resid: Tensor, hook: Any) -> None:
-        stream.append(resid[0])
-
-    names = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers))]
-    with torch.no_grad():
-        run_blocks(model, tokens[None], [(name, keep) for name in names])
-    return torch.stack(stream)
+    return stream(model, tokens)
 
 
 def final_norm(model: HookedTransformer, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:

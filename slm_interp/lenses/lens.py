@@ -3,6 +3,18 @@
 A lens turns the residual stream of a layer into vectors that are ready for `W_U`; everything after that is the
 one streamed readout. Layers are numbered by blocks run: layer 0 is what the embedding wrote
 (`blocks.0.hook_resid_pre`), layer `l` is `blocks.{l-1}.hook_resid_post`, layer `n_layers` is what the model reads.
+
+That is the site `resid_post`. At the other sites of a block (`hooked.SITES`) a layer is the block, from 0 to n_layers - 1:
+
+| site | layer `l` is | called |
+|---|---|---|
+| `resid_post` | the stream after `l` blocks, 0 to n_layers | `0_pre`, `0_post`, ... |
+| `resid_pre` | the stream before block `l`: `resid_post` of the same number, without the last | `0_pre`, `1_pre`, ... |
+| `resid_mid` | the stream between attention and MLP of block `l`; not where both read the same | `0_mid`, ... |
+| `attn_out`, `mlp_out` | what attention, or the MLP, of block `l` adds to the stream, alone | `0_attn_out`, ... |
+
+What is read of `attn_out` and `mlp_out` is the output alone under a norm of its own, as if it were the whole stream. How much it adds to the
+model's own logits is another question; see `attribution.py`.
 """
 
 from __future__ import annotations
@@ -47,9 +59,26 @@ class Lens(Protocol):
         ...
 
 
-def hook_name(layer: int) -> str:
-    """Where TransformerLens keeps the residuals of a layer."""
-    return f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre"
+@runtime_checkable
+class DirectedLens(Lens, Protocol):
+    """A lens that can also say along which direction of the residual stream it reads a word."""
+
+    def directions(self, layer: int, words: Sequence[str]) -> Float[Tensor, "word d_model"]:
+        """One direction a word, in float32 at least; moving a residual of that layer along it raises what the lens says of the word."""
+        ...
+
+
+def hook_name(layer: int, site: str = "resid_post") -> str:
+    """Where TransformerLens keeps a layer of a site."""
+    return hooked.hook_at(site, layer)
+
+
+def sites_of(lens: Lens) -> tuple[str, ...]:
+    """Where a lens can be used: what its `sites` says, and `resid_post` alone where it says nothing.
+
+    A lens that is trained fits the place it was trained at; the logit lens is fitted to none.
+    """
+    return tuple(getattr(lens, "sites", ("resid_post",)))
 
 
 @dataclass(frozen=True)
@@ -78,32 +107,34 @@ def read(
     kinds: Sequence[Kind] | None = None,
     ids: Sequence[int] | None = None,
     exclude_input: bool = False,
+    site: str = "resid_post",
     memory: int = 256 * 2**20,
 ) -> Reading:
     """Read every layer and position of an utterance.
 
     Args:
         utterance: or a row of ids, which is read as it is.
-        layers: blocks run, 0 (embedding) to n_layers; None is all of them.
+        layers: blocks run, 0 (embedding) to n_layers; at a `site` other than `resid_post` blocks, from 0. None is all of them.
         k: ids to list, jointly and for each modality.
         targets: what to rank. `"words"`: the utterance's own words, each by the first piece of `" word"`, wherever
             text is read. Or words, spellings and ids.
         kinds, ids, exclude_input: see `Scope`.
+        site: where in each block; the table is at the top of this file.
         memory: bytes the readout may take beyond the residuals and the result.
 
     Raises:
-        ReadoutError: layers or targets that are not there, residuals that are not finite.
+        ReadoutError: layers, targets or a site that are not there, a site the lens is not for, residuals that are not finite.
         UtteranceError, VocabularyError: an utterance this model cannot read, words it cannot spell.
     """
     if not isinstance(utterance, Utterance):
         utterance = _bare(slm, utterance)
     slm.check(utterance)
     scope = Scope(None if kinds is None else tuple(kinds), None if ids is None else tuple(ids), exclude_input)
-    chosen = _layers(layers, slm.model.cfg.n_layers)
+    chosen = _layers(layers, slm, lens, site)
     groups = modality_groups(slm.vocabulary, scope.kinds, scope.ids)
     asked, unspelled = _targets(slm, utterance, targets, "text" in groups)
-    resid = hooked.residuals(slm.model, utterance.tokens)[chosen]
-    _refuse_non_finite(resid, chosen, utterance)
+    resid = hooked.stream(slm.model, utterance.tokens, site)[chosen]
+    _refuse_non_finite(resid, chosen, site)
     distinct = sorted({one.identifier for one in asked})
     parts = []
     for part, some in _together(resid, chosen):
@@ -113,7 +144,7 @@ def read(
             read_out(ready, hooked.unembedding(slm.model), groups, k, torch.tensor(distinct, dtype=torch.long), inputs, memory=memory)
         )
     columns = torch.tensor([distinct.index(one.identifier) for one in asked], dtype=torch.long)
-    settings = {**lens.settings, "exclude_input": "yes" if exclude_input else "no", "words_not_spelled": ",".join(unspelled)}
+    settings = {**lens.settings, "site": site, "exclude_input": "yes" if exclude_input else "no", "words_not_spelled": ",".join(unspelled)}
     sizes = {name: int(mask.sum()) for name, mask in groups.items()}
     return Reading(dataset_of(slm, utterance, chosen, Readout.cat(parts), columns, asked, sizes, settings))
 
@@ -123,14 +154,19 @@ def _bare(slm: SpeechTextModel, tokens: Int[Tensor, " pos"]) -> Utterance:
     return Utterance(tokens.long(), torch.zeros(len(tokens) + 1), labels=slm.labels(tokens), quantiser=slm.vocabulary.quantiser)
 
 
-def _layers(layers: Sequence[int] | None, n_layers: int) -> list[int]:
+def _layers(layers: Sequence[int] | None, slm: SpeechTextModel, lens: Lens, site: str) -> list[int]:
+    there = hooked.layers_at(slm.model, site)
+    if site not in sites_of(lens):
+        raise ReadoutError(f"The {lens.name} lens is made for {', '.join(sites_of(lens))}; got {site!r}. The logit lens reads every site.")
     if layers is None:
-        return list(range(n_layers + 1))
-    wrong = [layer for layer in layers if not 0 <= layer <= n_layers]
+        return list(there)
+    wrong = [layer for layer in layers if layer not in there]
     if wrong or not layers:
-        raise ReadoutError(
-            f"Layers count blocks run, 0 (embedding) to {n_layers} (what the model reads); got {wrong[0] if wrong else 'none'}."
+        last = slm.model.cfg.n_layers
+        counted = (
+            f"blocks run, 0 (embedding) to {last} (what the model reads)" if site == "resid_post" else f"blocks, 0 to {last - 1}, at {site}"
         )
+        raise ReadoutError(f"Layers count {counted}; got {wrong[0] if wrong else 'none'}.")
     return sorted(set(layers))
 
 
@@ -163,12 +199,12 @@ def _target(slm: SpeechTextModel, utterance: Utterance, one: str | int | Word) -
     return Target(identifier, slm.label(identifier), one.text, span.start, span.stop)
 
 
-def _refuse_non_finite(resid: Float[Tensor, "layer pos d_model"], layers: list[int], utterance: Utterance) -> None:
+def _refuse_non_finite(resid: Float[Tensor, "layer pos d_model"], layers: list[int], site: str) -> None:
     bad = ~resid.isfinite().all(-1)
     if bad.any():
         index, position = bad.nonzero()[0].tolist()
         raise ReadoutError(
-            f"The residual at layer {layers[index]} ({hook_name(layers[index])}), position {position} is not finite "
+            f"The residual at layer {layers[index]} ({hook_name(layers[index], site)}), position {position} is not finite "
             f"({int(bad.sum())} of {bad.numel()} such). Scan the weights: slm-interp verify."
         )
 

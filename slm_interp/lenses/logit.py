@@ -6,6 +6,7 @@ recomputed on every residual vector, as the model does on the last one, so the l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slm_interp import hooked
+from slm_interp.errors import ReadoutError
+from slm_interp.lenses.directions import columns_of, directions_of, first_pieces
 from slm_interp.lenses.lens import read
 from slm_interp.lenses.reading import Reading
 from slm_interp.model import SpeechTextModel
@@ -34,6 +37,11 @@ class LogitLens:
     name: str = "logit"
 
     @property
+    def sites(self) -> tuple[str, ...]:
+        """Where it can be used: everywhere, it is fitted to no place. What `layer` means at each stands in `lens.py`."""
+        return tuple(hooked.SITES)
+
+    @property
     def settings(self) -> dict[str, str]:
         """What a reading has to say about this lens."""
         return {"lens": self.name, "final_norm": "on" if self.final_norm else "off"}
@@ -41,6 +49,22 @@ class LogitLens:
     def scores(self, resid: Float[Tensor, "*batch d_model"], layer: int) -> Float[Tensor, "*batch d_model"]:
         """Residuals of a layer as vectors ready for `W_U`: through the final norm, or as they are."""
         return hooked.final_norm(self.slm.model, resid) if self.final_norm else resid
+
+    def directions(self, layer: int, words: Sequence[str]) -> Float[Tensor, "word d_model"]:
+        """The direction along which each word is read: its column of `W_U` pulled back through the final norm; see `directions.py`.
+
+        The same at every layer. A word of several pieces is its first piece. Without the final norm: the columns as they are. For ids
+        instead of words: `directions_of`.
+
+        Raises:
+            ReadoutError: a layer that is not there, a final norm that is not of the usual form.
+            VocabularyError: words the tokenizer cannot spell.
+        """
+        last = self.slm.model.cfg.n_layers
+        if not 0 <= layer <= last:
+            raise ReadoutError(f"Layers count blocks run, 0 (embedding) to {last} (what the model reads); got {layer}.")
+        ids = first_pieces(self.slm, words)
+        return directions_of(self.slm, ids) if self.final_norm else columns_of(self.slm, ids)
 
     def read(self, utterance: Utterance | Int[Tensor, " pos"], **options: Any) -> Reading:
         """What every layer says at every position; options and errors as in `lenses.read`."""

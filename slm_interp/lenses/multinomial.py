@@ -7,6 +7,8 @@ of variable `W = V (L + penalty * v)^(-1/2) w` (V, L: eigenvectors and eigenvalu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +73,18 @@ def fit(
         value.backward()
         return value
 
-    steps.step(loss)
+    with _one_thread():
+        steps.step(loss)
     weights = (to_weight @ weight.detach()).T
     return weights.contiguous(), bias.detach() - weights @ points.mean
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products as small as these are hardly quicker on several threads; where others compute too, threads that wait for each other take minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

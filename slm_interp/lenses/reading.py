@@ -13,7 +13,7 @@ The schema (version 1) of `Reading.dataset`; log is natural, probabilities are o
 | `target_ties` | layer pos target | others with an equal logit: rank -/+ ties / 2 are the optimistic and pessimistic ranks |
 | `target_rank_in_modality` | layer pos target | rank among ids of the target's own modality |
 
-Coordinates: `layer` (blocks run; 0 is the embedding), `layer_label`, `hook`; `pos`, `token`, `label`, `kind`,
+Coordinates: `layer` (blocks run, 0 is the embedding; the block at a site other than `resid_post`), `layer_label`, `hook`; `pos`, `token`, `label`, `kind`,
 `start_s`, `end_s`, `word`, `word_index` (-1 outside words); `k` from 1; `modality`, `modality_size`; `target` (a number,
 since words repeat), `target_id`, `target_label`, `target_word`, `target_start`, `target_stop` (-1 unless a word of the utterance).
 """
@@ -35,6 +35,7 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
+from slm_interp import hooked
 from slm_interp.errors import ReadoutError
 from slm_interp.files import atomic_path
 from slm_interp.model import SpeechTextModel
@@ -173,7 +174,7 @@ class Reading:
     def __repr__(self) -> str:
         data, attrs = self.dataset, self.dataset.attrs
         return (
-            f"Reading({attrs['lens']} lens, final norm {attrs.get('final_norm', 'as trained')}, "
+            f"Reading({attrs['lens']} lens{_of_site(attrs)}, final norm {attrs.get('final_norm', 'as trained')}, "
             f"{data.sizes['layer']} layers x {data.sizes['pos']} positions, "
             f"{', '.join(data['modality'].values)}, {data.sizes['target']} targets, of {attrs['utterance'] or 'an unnamed utterance'!r})"
         )
@@ -184,6 +185,12 @@ class Reading:
         mean = mass.assign(entropy=self.entropy().mean("pos").values)
         note = "Mean over positions: probability by modality, entropy in nats."
         return f"<div><b>{escape(repr(self))}</b><p>{note}</p>{mean.to_html(float_format='{:.3f}'.format)}</div>"
+
+
+def _of_site(attrs: Mapping[str, Any]) -> str:
+    """Where it was read, where that is not the usual place."""
+    site = str(attrs.get("site", "resid_post"))
+    return "" if site == "resid_post" else f" of {site}"
 
 
 def dataset_of(
@@ -202,7 +209,7 @@ def dataset_of(
         readout: rows are layer-major: all positions of the first layer, then the next.
         columns: which column of the readout each target is.
         sizes: ids read of each modality.
-        settings: of the lens and the scope; they go to `attrs`.
+        settings: of the lens and the scope, and the `site`; they go to `attrs`.
     """
     by_row = {name: getattr(readout, name) for name in _BY_ROW} | {"modality_log_mass": readout.log_mass}
     tensors = by_row | {name: getattr(readout, name)[:, columns] for name in _BY_TARGET}
@@ -213,7 +220,7 @@ def dataset_of(
     arrays |= {"top_label": spell(arrays["top_id"]), "top_label_by_modality": spell(arrays["top_id_by_modality"])}
     narrow = {name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in arrays.items()}
     variables = {name: (("layer", "pos", *_dims(name)), array) for name, array in sorted(narrow.items())}
-    coordinates = _layer_coordinates(layers) | _pos_coordinates(slm, utterance) | _target_coordinates(targets)
+    coordinates = _layer_coordinates(layers, settings["site"]) | _pos_coordinates(slm, utterance) | _target_coordinates(targets)
     coordinates |= {
         "k": np.arange(1, arrays["top_id"].shape[-1] + 1),
         "modality": ("modality", _strings(sizes)),
@@ -238,11 +245,11 @@ def _speller(slm: SpeechTextModel, *ids: np.ndarray) -> Any:
     return lambda array: labels[np.searchsorted(known, array)]
 
 
-def _layer_coordinates(layers: Sequence[int]) -> dict[str, Any]:
+def _layer_coordinates(layers: Sequence[int], site: str) -> dict[str, Any]:
     return {
         "layer": np.asarray(layers, dtype=np.int64),
-        "layer_label": ("layer", _strings(f"{layer - 1}_post" if layer else "0_pre" for layer in layers)),
-        "hook": ("layer", _strings(f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre" for layer in layers)),
+        "layer_label": ("layer", _strings(hooked.label_at(site, layer) for layer in layers)),
+        "hook": ("layer", _strings(hooked.hook_at(site, layer) for layer in layers)),
     }
 
 

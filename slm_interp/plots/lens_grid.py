@@ -134,10 +134,16 @@ def _grid(dataset: xr.Dataset, x: np.ndarray, colour: str, shown: str, target: i
     figure.update_yaxes(showgrid=False, zeroline=False, ticks="")
     figure.layout.updatemenus = [colour_menu(dataset, colour, target), token_menu(dataset, tokens, shown)]
     lens = str(dataset.attrs.get("lens", "")) or "a"
+    site = str(dataset.attrs.get("site", "resid_post"))
     name = str(dataset.attrs.get("utterance", ""))
     meta = {"role": "grid", "head_px": TITLE_PX + MENU_PX}
     return dressed(
-        figure, title=title if title is not None else f"{lens.capitalize()} lens" + (f" · {name}" if name else ""), height=400, meta=meta
+        figure,
+        title=title
+        if title is not None
+        else f"{lens.capitalize()} lens" + ("" if site == "resid_post" else f" of {site}") + (f" · {name}" if name else ""),
+        height=400,
+        meta=meta,
     )
 
 

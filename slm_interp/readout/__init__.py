@@ -18,6 +18,7 @@ Logits have the dtype of the model, as the model computes them; everything after
 """
 
 from slm_interp.readout.columns import Unembedding, modality_groups
+from slm_interp.readout.divergence import divergence
 from slm_interp.readout.stream import Readout, read_out
 
-__all__ = ["Readout", "Unembedding", "modality_groups", "read_out"]
+__all__ = ["Readout", "Unembedding", "divergence", "modality_groups", "read_out"]

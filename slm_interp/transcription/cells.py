@@ -1,6 +1,7 @@
 """Cells: what a lens says about some ids at some positions of an utterance, in every layer; and pooling them.
 
-A word and its nulls are entries of one list that goes through `pool` once: there is no second way to pool a null.
+A word and its nulls are entries of one list that goes through `pool` once: there is no second way to pool a null. Nulls of
+other words are read from the same residuals; the null of random residuals is the same word, read from another source.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slm_interp import hooked
+from slm_interp.errors import ReadoutError
 from slm_interp.lenses import Lens
 from slm_interp.model import SpeechTextModel
 from slm_interp.readout import modality_groups, read_out
+from slm_interp.transcription.pooling import COMBINE
+from slm_interp.transcription.random_residuals import like
+from slm_interp.transcription.targets import Spelling
 
 COSTS = ("rank", "rank_in_text", "surprise")
 ROWS_AT_ONCE = 1024
@@ -28,42 +33,72 @@ class Cells:
     """Costs of ids, smaller is better: joint mid-rank, mid-rank among text ids, minus the joint log-probability (nats).
 
     Args:
-        positions, ids: what the last two axes of `costs` are, ascending.
+        positions, ids: what these axes of `costs` are, ascending.
+        costs: source 0 is the model's residuals, every further one a draw of random residuals.
     """
 
     positions: tuple[int, ...]
     ids: tuple[int, ...]
-    costs: Float[np.ndarray, "cost layer pos id"]
+    costs: Float[np.ndarray, "cost layer pos source id"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is asked for in a window: the ids of a word, and the source they are read from."""
+
+    ids: tuple[int, ...]
+    source: int = 0
 
 
 def read_cells(
-    slm: SpeechTextModel, lens: Lens, residuals: Float[Tensor, "layer pos d_model"], positions: Sequence[int], ids: Sequence[int]
+    slm: SpeechTextModel,
+    lens: Lens,
+    residuals: Float[Tensor, "layer pos d_model"],
+    positions: Sequence[int],
+    ids: Sequence[int],
+    noise: Sequence[torch.Generator] = (),
 ) -> Cells:
     """Read text ids at positions of an utterance, in every layer from the embedding on; `[layer, pos, d_vocab]` never exists.
 
     Args:
         residuals: of the whole utterance.
+        noise: one generator for each further source of random residuals.
 
     Raises:
         ReadoutError: residuals that are not finite, ids that are not read.
     """
     chosen, asked = sorted(set(positions)), sorted(set(ids))
     resid = residuals[:, chosen]
-    groups, targets, unembedding = modality_groups(slm.vocabulary), torch.tensor(asked), hooked.unembedding(slm.model)
-    step = max(1, ROWS_AT_ONCE // len(chosen))
+    sources = 1 + len(noise)
+    step = max(1, ROWS_AT_ONCE // (len(chosen) * sources))
     parts = []
     for start in range(0, len(resid), step):
-        ready = torch.cat([lens.scores(one, start + index) for index, one in enumerate(resid[start : start + step])])
-        found = read_out(ready, unembedding, groups, 1, targets)
-        parts.append(torch.stack([found.target_rank, found.target_rank_in_modality, -found.target_log_prob]))
-    costs = rearrange(torch.cat(parts, 1), "cost (layer pos) id -> cost layer pos id", pos=len(chosen))
+        layers = enumerate(resid[start : start + step], start)
+        ready = torch.cat([lens.scores(torch.cat([one, *(like(one, draw) for draw in noise)]), layer) for layer, one in layers])
+        parts.append(costs_of(slm, ready, asked))
+    costs = rearrange(torch.cat(parts, 1), "cost (layer source pos) id -> cost layer pos source id", source=sources, pos=len(chosen))
     return Cells(tuple(chosen), tuple(asked), costs.float().cpu().numpy())
 
 
-def pool(cells: Cells, window: range, candidates: Sequence[tuple[int, ...]]) -> Float[np.ndarray, "cost candidate layer"]:
-    """The best cost of each candidate over the positions of a window and over the ids that count as it."""
+def costs_of(slm: SpeechTextModel, ready: Float[Tensor, "row d_model"], ids: Sequence[int]) -> Float[Tensor, "cost row id"]:
+    """Costs of ids in vectors that are ready for `W_U`."""
+    found = read_out(ready, hooked.unembedding(slm.model), modality_groups(slm.vocabulary), 1, torch.tensor(ids))
+    return torch.stack([found.target_rank, found.target_rank_in_modality, -found.target_log_prob])
+
+
+def pool(
+    cells: Cells, window: range, candidates: Sequence[Candidate], spelling: Spelling = "first_piece"
+) -> Float[np.ndarray, "cost candidate layer"]:
+    """The cost of each candidate over the positions of a window, by the rule of its spelling (see `pooling`).
+
+    Raises:
+        ReadoutError: candidates of unequally many ids, whose chances would be unequal.
+    """
+    lengths = {len(one.ids) for one in candidates}
+    if len(lengths) != 1:
+        raise ReadoutError(f"Words that are pooled together have equally many ids; got {sorted(lengths)}. A null must have the word's.")
     rows = np.searchsorted(cells.positions, window)
-    by_id = cells.costs[:, :, rows].min(2)
-    columns = np.searchsorted(cells.ids, [one for ids in candidates for one in ids])
-    starts = np.cumsum([0, *(len(ids) for ids in candidates)])[:-1]
-    return rearrange(np.minimum.reduceat(by_id[:, :, columns], starts, axis=2), "cost layer candidate -> cost candidate layer")
+    columns = np.searchsorted(cells.ids, [one.ids for one in candidates])
+    sources = np.array([one.source for one in candidates])
+    by_candidate = cells.costs[:, :, rows][:, :, :, sources[:, None], columns]
+    return rearrange(COMBINE[spelling](by_candidate), "cost layer candidate -> cost candidate layer")

@@ -25,6 +25,8 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.readout import Readout, modality_groups, read_out
 from slm_interp.statistics import bootstrap
 from slm_interp.transcription.questions import provenance, strings
+from slm_interp.transcription.random_residuals import like
+from slm_interp.transcription.windows import jittered
 from slm_interp.utterance import Utterance
 
 POOLINGS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -42,17 +44,21 @@ def modality_mass(
     exclude_input: bool = False,
     draws: int = 5,
     seed: int = 0,
+    jitter: int = 0,
 ) -> xr.Dataset:
     """Mass by layer and modality, pooled over each word's span and then averaged over words (the paper: the maximum over the span).
 
     Variables, with dims (layer, modality, pooling): `mass` with `low` and `high` (bootstrap over utterances and word types);
-    `log_odds` of a token of the modality against one of any other, in nats; `random_mass`. With dims (layer, matched,
+    `log_odds` of a token of the modality against one of any other, in nats, with `log_odds_low` and `log_odds_high`;
+    `random_mass`, `random_log_odds`, the same of random vectors. With dims (layer, matched,
     pooling): `size_matched_mass`, of `draws` random choices of equally many text and speech ids. With dims (layer, pooling):
     `entropy` in nats, `random_entropy`. `uniform_mass` (modality) is each modality's share of the ids.
 
     Args:
         utterances: speech or text, with words; a span's positions are what is pooled.
         exclude_input: leave the id at a position out of its softmax; with tied embeddings it otherwise reads itself out.
+        draws: of the size-matched choice.
+        jitter: move word boundaries by up to so many positions at random.
 
     Raises:
         ReadoutError: no words, a model without text or speech, fewer than one draw.
@@ -65,19 +71,26 @@ def modality_mass(
             f"Modality mass compares text with speech over one draw or more; this model has {', '.join(groups)}, draws={draws}."
         )
     matched = matched_groups(groups, draws, seed)
+    rng = np.random.default_rng([seed, 0])
+    spans = [jittered(one, jitter, rng) for one in utterances]
     found: dict[int, list[dict[str, np.ndarray]]] = {}
     for number, resid in residuals_of_each(slm, utterances):
         utterance = utterances[number]
         tokens = utterance.tokens if exclude_input else None
-        noise = _like(resid, torch.Generator().manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0])))
+        noise = like(resid, torch.Generator().manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0])))
         arrays = _arrays(slm, lens, resid, tokens, groups, matched) | _random(slm, lens, noise, tokens, groups)
-        found[number] = [
-            {name: pooled(values[:, word.span.start : word.span.stop]) for name, values in arrays.items()} for word in utterance.words
-        ]
+        found[number] = [{name: pooled(values[:, span.start : span.stop]) for name, values in arrays.items()} for span in spans[number]]
     words = [word for number in range(len(utterances)) for word in found[number]]
     if not words:
         raise ReadoutError("These utterances have no words to pool over. Align them first.")
-    return _dataset(slm, lens, utterances, groups, words, {"exclude_input": "yes" if exclude_input else "no", "draws": draws, "seed": seed})
+    return _dataset(
+        slm,
+        lens,
+        utterances,
+        groups,
+        words,
+        {"exclude_input": "yes" if exclude_input else "no", "draws": draws, "seed": seed, "jitter": jitter},
+    )
 
 
 def pooled(values: Float[np.ndarray, "layer pos *what"]) -> Float[np.ndarray, "layer *what pooling"]:
@@ -95,13 +108,6 @@ def matched_groups(groups: Mapping[str, Bool[Tensor, " d_vocab"]], draws: int, s
 
 def _mask(ids: np.ndarray, size: int) -> Bool[Tensor, " d_vocab"]:
     return torch.zeros(size, dtype=torch.bool).index_fill(0, torch.from_numpy(ids), True)
-
-
-def _like(resid: Float[Tensor, "layer pos d_model"], generator: torch.Generator) -> Float[Tensor, "layer pos d_model"]:
-    """Random directions with the norms of the residuals."""
-    noise = torch.randn(resid.shape, generator=generator)
-    norms = resid.float().norm(dim=-1, keepdim=True).cpu()
-    return (noise / noise.norm(dim=-1, keepdim=True) * norms).to(resid)
 
 
 def _read(
@@ -131,7 +137,8 @@ def _random(
     slm: SpeechTextModel, lens: Lens, resid: Float[Tensor, "layer pos d_model"], tokens: Tensor | None, groups: Mapping[str, Tensor]
 ) -> dict[str, np.ndarray]:
     found = _read(slm, lens, resid, tokens, groups)
-    return {"random_mass": _by_layer(found.log_mass.exp(), len(resid)), "random_entropy": _by_layer(found.entropy, len(resid))}
+    rows = {"random_mass": found.log_mass.exp(), "random_log_odds": log_odds(found, groups), "random_entropy": found.entropy}
+    return {name: _by_layer(values, len(resid)) for name, values in rows.items()}
 
 
 def _by_layer(values: Tensor, layers: int) -> np.ndarray:
@@ -160,13 +167,14 @@ def _dataset(
     stacked = {name: np.stack([word[name] for word in words]) for name in words[0]}
     labels = [(number, word.text) for number, one in enumerate(utterances) for word in one.words]
     clusters = dict(zip(("utterance", "word_type"), zip(*labels, strict=True), strict=True))
-    interval = bootstrap(stacked["mass"], clusters, seed=int(settings["seed"]))
+    interval, odds = (bootstrap(stacked[name], clusters, seed=int(settings["seed"])) for name in ("mass", "log_odds"))
     dims = {
         name: ("layer", "pooling") if values.ndim == 3 else ("layer", "matched" if name.startswith("size") else "modality", "pooling")
         for name, values in stacked.items()
     }
     variables = {name: (dims[name], values.mean(0)) for name, values in stacked.items()}
     variables |= {"low": (dims["mass"], interval.low), "high": (dims["mass"], interval.high)}
+    variables |= {"log_odds_low": (dims["mass"], odds.low), "log_odds_high": (dims["mass"], odds.high)}
     sizes = np.array([int(mask.sum()) for mask in groups.values()], dtype=np.float64)
     coordinates = {"modality": strings(list(groups)), "matched": strings(MATCHED), "pooling": strings(list(POOLINGS))}
     coordinates |= {"layer": np.arange(stacked["mass"].shape[1])}

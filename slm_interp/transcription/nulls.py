@@ -1,13 +1,15 @@
 """Nulls: other words asked at the same place, by the same rule.
 
 A maximum over positions, layers and ids finds something for any word. A null says how much: it draws words that are
-neither heard at the place nor beside it, and whoever asks pools them exactly as the word itself.
+neither heard at the place nor beside it, of as many ids as the word itself (a word of fewer pieces is found more
+easily), and whoever asks pools them exactly as the word itself.
 
-| null | words drawn |
+| null | what is drawn |
 |---|---|
 | `shuffled` | other words of the same utterance |
 | `elsewhere` | words asked about in other utterances, as often as they are asked |
 | `frequency` | of the ten word types nearest in corpus count (log of count + 1; ties at random) |
+| `random_residuals` | no other word: the same one, asked of random vectors with the norms of the residuals |
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from slm_interp.transcription.targets import Place
 from slm_interp.utterance import Utterance
 
 FREQUENCY_NEIGHBOURS = 10
+RANDOM_RESIDUALS = "random_residuals"
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,11 @@ def lexicon(utterances: Sequence[Utterance], places: Sequence[Place], ids: Mappi
 
 
 def barred(words: Lexicon, place: Place, utterance: Utterance) -> Bool[np.ndarray, " type"]:
-    """Types that share an id with the word asked about, the one heard, or one beside it."""
+    """Types that share an id with the word asked about, the one heard, or one beside it; and those of another number of ids."""
     near = {place.asked, *(word.text for word in utterance.words[max(0, place.index - 1) : place.index + 2])}
     taken = {one for text, ids in zip(words.types, words.ids, strict=True) if text in near for one in ids}
-    return np.array([not taken.isdisjoint(ids) for ids in words.ids])
+    size = len(words.ids[words.types.index(place.asked)])
+    return np.array([len(ids) != size or not taken.isdisjoint(ids) for ids in words.ids])
 
 
 def _shuffled(words: Lexicon, place: Place, out: Bool[np.ndarray, " type"], rng: np.random.Generator) -> Int[np.ndarray, " candidate"]:
@@ -88,6 +92,13 @@ NULLS: Mapping[str, Callable[[Lexicon, Place, np.ndarray, np.random.Generator], 
     "elsewhere": _elsewhere,
     "frequency": _frequency,
 }
+NAMES = (*NULLS, RANDOM_RESIDUALS)
+
+
+def sources(nulls: Sequence[str], draws: int) -> Int[np.ndarray, " candidate"]:
+    """What each candidate of a place is read from, the word itself first: 0 the model's residuals, d the d-th random ones."""
+    of_nulls = [1 + draw if name == RANDOM_RESIDUALS else 0 for name in nulls for draw in range(draws)]
+    return np.array([0, *of_nulls])
 
 
 def draw(
@@ -98,20 +109,20 @@ def draw(
     Raises:
         ReadoutError: unknown nulls, or fewer than one draw.
     """
-    unknown = [name for name in nulls if name not in NULLS]
+    unknown = [name for name in nulls if name not in NAMES]
     if unknown or not nulls or draws < 1 or len(set(nulls)) < len(nulls):
         raise ReadoutError(
-            f"Nulls are one or more of {', '.join(NULLS)}, each once, with at least one draw; got {list(nulls)} with draws={draws}."
+            f"Nulls are one or more of {', '.join(NAMES)}, each once, with at least one draw; got {list(nulls)} with draws={draws}."
         )
     drawn = np.full((len(places), len(nulls), draws), -1, dtype=np.int64)
     counted: Counter[str] = Counter()
-    rngs = [np.random.default_rng([seed, 1 + list(NULLS).index(name)]) for name in nulls]  # adding a null changes no other
+    rngs = [np.random.default_rng([seed, 1 + NAMES.index(name)]) for name in nulls]  # adding a null changes no other
     for row, place in enumerate(places):
         out = barred(words, place, utterances[place.utterance])
         for column, (name, rng) in enumerate(zip(nulls, rngs, strict=True)):
-            candidates = NULLS[name](words, place, out, rng)
+            candidates = words.asked_type[row : row + 1] if name == RANDOM_RESIDUALS else NULLS[name](words, place, out, rng)
             if len(candidates):
                 drawn[row, column] = rng.choice(candidates, draws)
             else:
-                counted[f"no other word for the null {name!r}"] += 1
+                counted[f"no other word of as many ids for the null {name!r}"] += 1
     return drawn, counted

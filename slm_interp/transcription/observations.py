@@ -8,7 +8,8 @@
 | `null_word` | null draw word | those words |
 
 Coordinates along `word`: `utterance` (number), `utterance_name`, `word_index`, `heard`, `word_type` (the word asked
-about), `asked_index`, `start`, `stop`, `span_length`, `positions` (of the window). `layer` counts blocks run.
+about), `asked_index` (-1 of a given word), `start`, `stop`, `span_length`, `positions` (of the window), `pieces` (of `" word"`,
+whichever were asked). `layer` counts blocks run.
 """
 
 from __future__ import annotations

@@ -47,21 +47,30 @@ def surprisal(slm: SpeechTextModel, utterances: Sequence[Utterance], answers: An
     return pd.DataFrame(rows, columns=["utterance", "word_index", "word", "pieces", "surprisal", "text_rank"])
 
 
-def _of_words(slm: SpeechTextModel, words: Sequence[str], form: str | None) -> list[dict[str, object]]:
+def as_text(slm: SpeechTextModel, words: Sequence[str], form: str | None = None) -> Utterance:
+    """Words as a prompt of text alone, each by the pieces of `" word"` and with its span.
+
+    Raises:
+        VocabularyError: a model without text, or words it cannot spell.
+    """
     pieces = [slm.word_ids(word) for word in words]
     stops = np.cumsum([len(some) for some in pieces]).tolist()
     spans = [Span(stop - len(some), stop) for stop, some in zip(stops, pieces, strict=True)]
     laid = tuple(Word(word, span, 0.0, 0.0) for word, span in zip(words, spans, strict=True))
-    ids = torch.tensor([one for some in pieces for one in some])
-    read = slm.prompt([Segment("text", ids, None, laid)], form)
-    start = read.words[0].span.start
+    return slm.prompt([Segment("text", torch.tensor([one for some in pieces for one in some]), None, laid)], form)
+
+
+def _of_words(slm: SpeechTextModel, words: Sequence[str], form: str | None) -> list[dict[str, object]]:
+    read = as_text(slm, words, form)
+    start, stop = read.words[0].span.start, read.words[-1].span.stop
+    ids = read.tokens[start:stop]
     if start == 0:
         raise ReadoutError(f"The form {read.form!r} puts nothing before the first word, so nothing predicts it. Choose one with form=.")
-    logits = slm.logits(read).cpu()[start - 1 : start - 1 + len(ids)]
+    logits = slm.logits(read).cpu()[start - 1 : stop - 1]
     text = slm.vocabulary.mask("text")
     cost = -metrics.log_probs(logits, text).gather(-1, ids[:, None])[:, 0].double()
     rows: list[dict[str, object]] = []
-    for word, span in zip(words, spans, strict=True):
+    for word, span in zip(words, (one.span.shifted(-start) for one in read.words), strict=True):
         rank = metrics.rank(logits[span.start].masked_fill(~text, -torch.inf), int(ids[span.start]))
         rows.append({"word": word, "pieces": len(span), "surprisal": float(cost[span.start : span.stop].sum()), "text_rank": float(rank)})
     return rows
@@ -98,6 +107,8 @@ def joined(observations: Observations, table: pd.DataFrame, form: str, cut: int 
     data, table = observations.dataset, table.set_index(["utterance", "word_index"])
     keys = list(zip(data["utterance"].values.tolist(), data["asked_index"].values.tolist(), strict=True))
     missing = [key for key in keys if key not in table.index]
+    if data.attrs["target"] == "given":
+        raise ReadoutError("Words that were given have no place in the sentence, so nothing there predicts them. Observe the current word.")
     if missing:
         raise ReadoutError(f"{len(missing)} observed words are answers: give the same answers= as when observing.")
     rows = table.loc[keys]

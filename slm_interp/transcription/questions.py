@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -18,9 +18,11 @@ from slm_interp.lenses import Lens
 from slm_interp.lenses.many import residuals_of_each
 from slm_interp.model import SpeechTextModel
 from slm_interp.speech.corpus import corpus_hash
-from slm_interp.transcription.cells import COSTS, pool, read_cells
-from slm_interp.transcription.nulls import Lexicon, draw, lexicon
-from slm_interp.transcription.targets import Answers, Place, Spelling, Target, Unspelled, answer_of, places, spelled
+from slm_interp.transcription.cells import COSTS, Candidate, pool, read_cells
+from slm_interp.transcription.nulls import Lexicon, draw, lexicon, sources
+from slm_interp.transcription.pooling import positions_needed
+from slm_interp.transcription.random_residuals import generators
+from slm_interp.transcription.targets import Answers, Given, Place, Spelling, Target, Unspelled, answer_of, given_of, places, spelled
 from slm_interp.transcription.windows import Window
 from slm_interp.utterance import Utterance
 
@@ -37,6 +39,7 @@ class Question:
     answers: Answers = None
     spelling: Spelling = "first_piece"
     unspelled: Unspelled = "refuse"
+    words: Given = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,19 +47,32 @@ class Asked:
     """Places with their candidates: types of the lexicon, the word asked about first, then the draws of each null.
 
     Args:
+        sources: what each candidate is read from; see `nulls.sources`.
+        question: as it was put.
         left_out: how many words could not be asked about, by reason.
     """
 
     places: tuple[Place, ...]
     words: Lexicon
     candidates: Int[np.ndarray, "place candidate"]
+    sources: Int[np.ndarray, " candidate"]
+    question: Question
     left_out: Counter[str]
 
     def only(self, keep: Bool[np.ndarray, " place"], reason: str) -> Asked:
         """Those that are kept; the others are counted."""
         kept = tuple(place for place, yes in zip(self.places, keep, strict=True) if yes)
         counted = self.left_out + Counter({reason: int((~keep).sum())})
-        return Asked(kept, self.words, self.candidates[keep], counted)
+        return replace(self, places=kept, candidates=self.candidates[keep], left_out=counted)
+
+    def needed(self, row: int) -> int:
+        """How many positions a window must have to be asked at a place."""
+        return positions_needed(self.question.spelling, len(self.words.ids[self.candidates[row, 0]]))
+
+    def spelled(self, row: int) -> list[Candidate]:
+        """The candidates of a place, as they are pooled."""
+        kinds = zip(self.candidates[row], self.sources, strict=True)
+        return [Candidate(self.words.ids[kind], int(source)) for kind, source in kinds]
 
 
 def ask(slm: SpeechTextModel, utterances: Sequence[Utterance], question: Question) -> Asked:
@@ -65,8 +81,9 @@ def ask(slm: SpeechTextModel, utterances: Sequence[Utterance], question: Questio
     Raises:
         ReadoutError: nothing to ask about is left, and what `places`, `spelled` and `draw` refuse.
     """
-    found, counted = places(utterances, question.target, question.answers, question.jitter, question.seed)
-    texts = [word.text for one in utterances for word in one.words] + [text for text in answer_of(question.answers, utterances) if text]
+    found, counted = places(utterances, question.target, question.answers, question.jitter, question.seed, question.words)
+    extra = [*answer_of(question.answers, utterances), *(text for texts in given_of(question.words, utterances) for text in texts)]
+    texts = [word.text for one in utterances for word in one.words] + [text for text in extra if text]
     ids = spelled(slm, texts, question.spelling, question.unspelled)
     counted["not spelled"] = sum(place.asked not in ids for place in found)
     found = [place for place in found if place.asked in ids]
@@ -78,12 +95,20 @@ def ask(slm: SpeechTextModel, utterances: Sequence[Utterance], question: Questio
     if not kept.any():
         raise ReadoutError(f"No word is left to ask about; left out: {dict(+counted)}. Give longer or more utterances, or fewer nulls.")
     asked = np.concatenate([words.asked_type[:, None], flat], 1)
-    return Asked(tuple(place for place, yes in zip(found, kept, strict=True) if yes), words, asked[kept], +counted)
+    rows = tuple(place for place, yes in zip(found, kept, strict=True) if yes)
+    return Asked(rows, words, asked[kept], sources(question.nulls, question.draws), question, +counted)
 
 
 def inside(asked: Asked, utterances: Sequence[Utterance], windows: Sequence[Window]) -> Bool[np.ndarray, "window place"]:
-    """Whether a window has a position at a place."""
-    rows = [[bool(one.positions(place.span, len(utterances[place.utterance]))) for place in asked.places] for one in windows]
+    """Whether a window has a position at a place, or as many as the pieces of the word where they are asked in order."""
+    needed = [asked.needed(row) for row in range(len(asked.places))]
+    rows = [
+        [
+            len(one.positions(place.span, len(utterances[place.utterance]))) >= least
+            for place, least in zip(asked.places, needed, strict=True)
+        ]
+        for one in windows
+    ]
     return np.array(rows, dtype=bool)
 
 
@@ -100,10 +125,11 @@ def costs(
         rows = rows_of[numbers[place]]
         ranges = {(w, row): one.positions(asked.places[row].span, resid.shape[1]) for w, one in enumerate(windows) for row in rows}
         ids = [one for kind in np.unique(asked.candidates[rows]) for one in asked.words.ids[kind]]
-        cells = read_cells(slm, lens, resid, [position for window in ranges.values() for position in window], ids)
+        noise = generators(asked.question.seed, numbers[place], int(asked.sources.max()))
+        cells = read_cells(slm, lens, resid, [position for window in ranges.values() for position in window], ids, noise)
         for (w, row), window in ranges.items():
-            if window:
-                found[:, w, row] = pool(cells, window, [asked.words.ids[kind] for kind in asked.candidates[row]])
+            if len(window) >= asked.needed(row):
+                found[:, w, row] = pool(cells, window, asked.spelled(row), asked.question.spelling)
     return found
 
 

@@ -17,10 +17,13 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.transcription.windows import jittered
 from slm_interp.utterance import Span, Utterance
 
-Target = Literal["current", "next", "answer"]
-Spelling = Literal["first_piece", "variants"]
+Target = Literal["current", "next", "answer", "given"]
+Spelling = Literal["first_piece", "variants", "all_pieces", "every_piece"]
 Unspelled = Literal["refuse", "drop"]
 Answers: TypeAlias = Sequence[str] | Mapping[str, str] | None
+Given: TypeAlias = Sequence[Sequence[str | None]] | Mapping[str, str] | None
+
+NOT_IN_THE_UTTERANCE = -1
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Place:
         heard: its text.
         span: of the word that is heard, jittered if that was asked for.
         asked: the text asked about.
-        asked_index: its number in the utterance; an answer's is the number of words.
+        asked_index: its number in the utterance; an answer's is the number of words, a given word's is -1.
     """
 
     utterance: int
@@ -68,7 +71,25 @@ def _first_of_text(slm: SpeechTextModel, text: str) -> tuple[int, ...]:
     return (first,) if slm.label(first).strip() else ()
 
 
-SPELLINGS: Mapping[str, Callable[[SpeechTextModel, str], tuple[int, ...]]] = {"first_piece": first_piece, "variants": variants}
+def all_pieces(slm: SpeechTextModel, word: str) -> tuple[int, ...]:
+    """Every piece of `" word"`, in order."""
+    return slm.word_ids(word)
+
+
+def pieces(slm: SpeechTextModel, word: str) -> int:
+    """How many pieces `" word"` has; 0 if only another variant of it can be spelled."""
+    try:
+        return len(slm.word_ids(word))
+    except VocabularyError:
+        return 0
+
+
+SPELLINGS: Mapping[str, Callable[[SpeechTextModel, str], tuple[int, ...]]] = {
+    "first_piece": first_piece,
+    "variants": variants,
+    "all_pieces": all_pieces,
+    "every_piece": all_pieces,
+}
 
 
 def spelled(
@@ -123,23 +144,50 @@ def answer_of(answers: Answers, utterances: Sequence[Utterance]) -> list[str | N
     return list(answers)
 
 
+def given_of(given: Given, utterances: Sequence[Utterance]) -> list[list[str | None]]:
+    """What is asked within each word of each utterance by the user; None where nothing is.
+
+    Args:
+        given: for each utterance one text (or None) for each of its words; or from a word that is heard to the one to ask there.
+
+    Raises:
+        ReadoutError: another number of lists than utterances, or of texts than words.
+    """
+    if given is None:
+        return [[None] * len(one.words) for one in utterances]
+    if isinstance(given, Mapping):
+        return [[given.get(word.text) for word in one.words] for one in utterances]
+    if len(given) != len(utterances):
+        raise ReadoutError(f"{len(utterances)} utterances need {len(utterances)} lists of words to ask for; got {len(given)}.")
+    for number, (texts, one) in enumerate(zip(given, utterances, strict=True)):
+        if isinstance(texts, str) or len(texts) != len(one.words):
+            raise ReadoutError(
+                f"Utterance {number} ({one.name or 'unnamed'}) has {len(one.words)} words and needs a list of as many to ask for, None where "
+                f"there is nothing to ask; got {texts!r:.60}."
+            )
+    return [list(texts) for texts in given]
+
+
 def places(
-    utterances: Sequence[Utterance], target: Target, answers: Answers = None, jitter: int = 0, seed: int = 0
+    utterances: Sequence[Utterance], target: Target, answers: Answers = None, jitter: int = 0, seed: int = 0, given: Given = None
 ) -> tuple[list[Place], Counter[str]]:
     """What is asked where, and how many words have nothing to be asked.
 
     `current`: each word within itself. `next`: within each word the one after it; within the last the answer, if there
-    are answers. `answer`: within the last word.
+    are answers. `answer`: within the last word. `given`: within each word the one the user gave for it.
 
     Raises:
-        ReadoutError: an unknown target, answers missing, or utterances without words.
+        ReadoutError: an unknown target, answers or given words missing, or utterances without words.
     """
     if target not in get_args(Target):
         raise ReadoutError(f"A target is one of {', '.join(get_args(Target))}; got {target!r}.")
     if target == "answer" and answers is None:
         raise ReadoutError("The answer is not part of the prompt: give answers=, one for each utterance.")
+    if (target == "given") != (given is not None):
+        raise ReadoutError(f"Words to ask for and target='given' belong together; got target={target!r}, words={given!r:.60}.")
     rng = np.random.default_rng([seed, 0])
     found: list[Place] = []
+    chosen = given_of(given, utterances)
     counted: Counter[str] = Counter()
     for number, (utterance, answer) in enumerate(zip(utterances, answer_of(answers, utterances), strict=True)):
         if not utterance.words:
@@ -148,10 +196,10 @@ def places(
         for index, (word, span) in enumerate(zip(utterance.words, jittered(utterance, jitter, rng), strict=True)):
             if target == "answer" and index < len(utterance.words) - 1:
                 continue
-            asked_index = index if target == "current" else index + 1
-            asked = texts[asked_index]
+            asked_index = {"current": index, "given": NOT_IN_THE_UTTERANCE}.get(target, index + 1)
+            asked = chosen[number][index] if target == "given" else texts[asked_index]
             if asked is None:
-                counted["no next word"] += 1
+                counted["no word given" if target == "given" else "no next word"] += 1
             else:
                 found.append(Place(number, index, word.text, span, asked, asked_index))
     return found, counted

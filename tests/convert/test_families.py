@@ -390,6 +390,17 @@ def test_spark_tts_reads_the_prompt_of_a_cloned_voice(loaded):
     assert ids == [165_137, 165_146, *text, 165_152, 165_150, 151_675, 165_156, 165_151, 156_072]
 
 
+def test_strings_may_hold_tokens_of_other_modalities_and_texts_may_not(loaded):
+    """Spark-TTS's controls of a voice."""
+    slm = loaded("sparktts")
+    pitch = slm.tokenizer.convert_tokens_to_ids("<|pitch_value_7|>")
+    assert slm.vocabulary.kind_of(pitch) == "other"
+    label = slm.tokenizer.convert_tokens_to_ids("<|start_style_label|>")
+    assert slm.ids_of("<|task_controllable_tts|><|start_style_label|><|pitch_value_7|>").tolist()[1:] == [label, pitch]
+    with pytest.raises(VocabularyError, match=r"'<\|pitch_value_7\|>', which is other and not text"):
+        slm.text_segment("the <|pitch_value_7|> sea")
+
+
 @pytest.mark.parametrize(
     ("name", "string"),
     [

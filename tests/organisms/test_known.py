@@ -95,7 +95,7 @@ def test_spoken_answers_are_weighed_among_speech_and_written_ones_among_text(slm
 def test_a_model_without_text_cannot_be_asked_in_writing(made: dict[str, list[ContrastPair]], speech_only_slm: SpeechTextModel) -> None:
     with pytest.raises(si.errors.VocabularyError, match="no text ids"):
         written_choices(speech_only_slm, made["names"], "text")
-    with pytest.raises(si.errors.UtteranceError, match="To go on in 'text' takes its marker"):
+    with pytest.raises(si.errors.UtteranceError, match="no marker that turns speech into text"):
         speech_only_slm.then(speech_only_slm.speech_prompt(torch.arange(4), torch.arange(5.0)), "text")
 
 

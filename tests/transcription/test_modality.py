@@ -68,10 +68,10 @@ def test_size_matched_text_and_speech_have_the_ids_of_the_smaller_and_no_other(t
 
 def test_random_vectors_have_the_norms_of_the_residuals(tiny_slm, corpus):
     from slm_interp import hooked
-    from slm_interp.transcription.modality import _like
+    from slm_interp.transcription.random_residuals import like
 
     resid = hooked.residuals(tiny_slm.model, corpus[0].tokens)
-    drawn = _like(resid, torch.Generator().manual_seed(0))
+    drawn = like(resid, torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn.norm(dim=-1), resid.norm(dim=-1))
     cosine = torch.nn.functional.cosine_similarity(drawn.flatten(0, 1), resid.flatten(0, 1))
     assert cosine.mean().abs() < 0.1
@@ -107,3 +107,17 @@ def test_there_must_be_words_and_two_modalities(tiny_slm, speech_only_slm, corpu
         ReadoutError, match=re.escape("compares text with speech over one draw or more; this model has speech, marker, draws=5.")
     ):
         modality_mass(speech_only_slm, corpus)
+
+
+def test_a_boundary_that_is_moved_takes_in_other_positions(planted_slm):
+    """The one position that reads as a word lies at the end of its span: mass on text is at its greatest there."""
+    heard = planted.heard(planted_slm)
+    still, moved, again = (modality_mass(planted_slm, heard, jitter=by) for by in (0, 1, 1))
+    last = {"modality": "text", "pooling": "last", "layer": 1}
+    assert (moved["mass"].sel(last) < still["mass"].sel(last) - 0.02).item()
+    assert moved.equals(again) and moved.attrs["jitter"] == 1
+
+
+def test_log_odds_have_an_interval_and_those_of_random_vectors_beside_them(measured):
+    assert (measured["log_odds_low"] <= measured["log_odds"]).all() and (measured["log_odds"] <= measured["log_odds_high"]).all()
+    assert measured["random_log_odds"].dims == measured["log_odds"].dims
