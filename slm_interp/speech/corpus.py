@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,11 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Utterance]:
         return iter(self.utterances)
+
+    def first(self, count: int | None) -> Corpus:
+        """The first so many utterances with their answers; None is all of them."""
+        answers = None if self.answers is None else self.answers[:count]
+        return replace(self, utterances=self.utterances[:count], answers=answers)
 
     @property
     def hash(self) -> str:
