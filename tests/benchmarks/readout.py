@@ -115,13 +115,13 @@ def measure(d_model: int, dtype: torch.dtype, rows: int, rounds: int, peers: boo
     tried = {name: seconds(run) for name, run in forms.items()}
     best = min(tried, key=lambda name: tried[name])
     peak = peak_above(readouts["100 targets"])
-    peaks = {name: peak_above(run) for name, run in others.items()}
-    readouts |= others
+    peaks = {name: peak_above(run) for name, (_, run) in others.items()}
     times: dict[str, list[float]] = {"product": [], **{name: [] for name in readouts}}
     for _ in range(rounds):
         times["product"].append(seconds(forms[best]))
         for name, run in readouts.items():
             times[name].append(seconds(run))
+    times |= {name: [seconds(run) * rows / some] for name, (some, run) in others.items()}
     middle = {name: statistics.median(values) for name, values in times.items()}
     lowest = {name: min(values) for name, values in times.items()}
     return {
