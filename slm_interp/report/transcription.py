@@ -18,8 +18,7 @@ Written to the folder, next to the store's own `manifest.json` and `parts/`:
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,8 @@ from slm_interp import organisms, speech
 from slm_interp.errors import ReadoutError, SpeechError
 from slm_interp.files import atomic_path, write_text
 from slm_interp.lenses import Lens, LogitLens
+from slm_interp.lenses.jacobian import JacobianLens
+from slm_interp.lenses.tuned import TunedLens
 from slm_interp.model import SpeechTextModel
 from slm_interp.organisms import RECIPES
 from slm_interp.plots import mass_by_input, recall_by_position, recall_of_target, write_png
@@ -41,10 +42,7 @@ from slm_interp.speech import Corpus, Quantiser
 from slm_interp.transcription import recall
 from slm_interp.transcription.paper import K, PaperRow, figure_3, figure_4, nearest_row, released_row, table_1
 
-SAVED_LENSES = {
-    "tuned.json": ("slm_interp.lenses.tuned", "TunedLens"),
-    "jacobian.json": ("slm_interp.lenses.jacobian", "JacobianLens"),
-}
+SAVED_LENSES: Mapping[str, Callable[[str, SpeechTextModel], Lens]] = {"tuned.json": TunedLens.load, "jacobian.json": JacobianLens.load}
 
 
 @dataclass(frozen=True)
@@ -122,10 +120,9 @@ def lens_of(slm: SpeechTextModel, lens: str) -> Lens:
     """
     if lens == "logit":
         return LogitLens(slm)
-    for file, (module, name) in SAVED_LENSES.items():
+    for file, load in SAVED_LENSES.items():
         if (Path(lens) / file).is_file():
-            found: Lens = getattr(importlib.import_module(module), name).load(lens, slm)
-            return found
+            return load(lens, slm)
     raise ReadoutError(f"A lens is 'logit' or a folder that holds {' or '.join(SAVED_LENSES)}; got {lens!r}.")
 
 

@@ -10,7 +10,8 @@ can be kept and gone on with. One row for every word, layer and candidate:
 | `utterance`, `utterance_name`, `word_index`, `heard` | the word that is heard |
 | `asked_index`, `word_type` | the word asked about |
 | `start`, `stop`, `span_length`, `positions` | its span (jittered if asked), and the positions of its window |
-| `candidate` | the word whose ranks these are: the word asked about, or one drawn by a null |
+| `pieces` | how many pieces the word asked about has |
+| `candidate` | the word whose ranks these are: the word asked about, or one drawn by a null (the same word, for a null of random residuals) |
 | `null`, `draw` | which null and which of its draws; `""` and -1 for the word asked about |
 | `layer` | blocks run; 0 is the embedding |
 | `rank`, `rank_in_text` | best mid-rank from 0 over the window, among all live ids and among text ids |
@@ -33,6 +34,7 @@ from slm_interp.transcription.cells import COSTS
 from slm_interp.transcription.observations import SCHEMA, Observations
 from slm_interp.transcription.observe import NAMES, settings_of
 from slm_interp.transcription.questions import Asked, Question, ask, costs, inside, provenance, strings, word_coordinates
+from slm_interp.transcription.targets import pieces
 from slm_interp.transcription.windows import Window, named
 from slm_interp.utterance import Utterance
 
@@ -46,7 +48,8 @@ def asked_of(slm: SpeechTextModel, utterances: Sequence[Utterance], question: Qu
         ReadoutError: as in `observe`.
     """
     asked, rule = ask(slm, utterances, question), named(window)
-    asked = asked.only(np.asarray(inside(asked, utterances, [rule])[0]), "empty window")
+    reason = "empty window" if question.spelling != "all_pieces" else "window shorter than the pieces"
+    asked = asked.only(np.asarray(inside(asked, utterances, [rule])[0]), reason)
     if not asked.places:
         raise ReadoutError(f"The window {rule.name} has no position at any word of this corpus.")
     return asked
@@ -85,6 +88,7 @@ def rows_of(
     draws = np.array([-1, *(draw for _ in question.nulls for draw in range(question.draws))])
     columns: dict[str, Any] = {"target": question.target, "place": np.array(numbers, dtype=np.int64)[word], **about}
     columns |= {"positions": np.array(lengths, dtype=np.int64)[word]}
+    columns |= {"pieces": np.array([pieces(slm, place.asked) for place in part.places], dtype=np.int64)[word]}
     columns |= {"candidate": strings(part.words.types)[part.candidates][word, candidate]}
     columns |= {"null": nulls[candidate], "draw": draws[candidate], "layer": layer}
     columns |= {name: sign * costs_of_one.ravel() for (name, sign), costs_of_one in zip((NAMES[one] for one in COSTS), found, strict=True)}
@@ -119,7 +123,7 @@ def observations_of(frame: pd.DataFrame, attrs: dict[str, Any]) -> Observations:
     drawn = rows["candidate"].to_numpy(dtype=object).reshape(shape)[:, 1:, 0].reshape(words, len(nulls), draws)
     variables["null_word"] = (("null", "draw", "word"), drawn.transpose(1, 2, 0))
     first = rows.drop_duplicates("place")
-    numbers = ("utterance", "word_index", "asked_index", "start", "stop", "span_length", "positions")
+    numbers = ("utterance", "word_index", "asked_index", "start", "stop", "span_length", "positions", "pieces")
     coordinates: dict[str, Any] = {name: ("word", first[name].to_numpy(dtype=np.int64)) for name in numbers}
     coordinates |= {name: ("word", strings(first[name].tolist())) for name in ("utterance_name", "heard", "word_type")}
     coordinates |= {"word": np.arange(words), "layer": np.arange(layers), "null": strings(nulls), "draw": np.arange(draws)}

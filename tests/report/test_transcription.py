@@ -206,6 +206,16 @@ def test_a_folder_of_another_corpus_or_model_or_lens_is_refused(slm, spoken, who
     assert settings["lens"] != measuring.settings_of(slm, Corpus.load(slm, spoken), LogitLens(slm), ASKING)["lens"]
 
 
+def test_a_saved_lens_is_loaded_and_its_settings_are_part_of_the_question(slm, spoken, tmp_path):
+    from slm_interp.lenses.tuned import TunedLens
+
+    TunedLens.untrained(slm).save(tmp_path / "lens")
+    lens = command.lens_of(slm, str(tmp_path / "lens"))
+    corpus = Corpus.load(slm, spoken)
+    assert isinstance(lens, TunedLens)
+    assert measuring.settings_of(slm, corpus, lens, ASKING)["lens"] != measuring.settings_of(slm, corpus, LogitLens(slm), ASKING)["lens"]
+
+
 # -- asked wrongly ---------------------------------------------------------------------------------------
 
 

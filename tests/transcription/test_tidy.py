@@ -40,6 +40,13 @@ def test_blocks_make_the_observations_of_the_whole(tiny_slm, corpus, target):
     )
 
 
+def test_the_null_of_random_residuals_is_drawn_by_utterance_and_not_by_block(tiny_slm, corpus):
+    question = Question(nulls=("shuffled", "random_residuals"), draws=2)
+    found = observations_of(*rows(tiny_slm, corpus, question)).dataset
+    whole = observe(tiny_slm, corpus, nulls=("shuffled", "random_residuals"), draws=2).dataset
+    np.testing.assert_allclose(found["null_rank"], whole["null_rank"], rtol=1e-4)
+
+
 def test_a_row_is_one_candidate_of_one_word_in_one_layer(tiny_slm, corpus):
     frame, _ = rows(tiny_slm, corpus, Question(nulls=("shuffled", "elsewhere"), draws=2))
     assert len(frame) == 6 * 6 * (1 + 2 * 2) * (tiny_slm.model.cfg.n_layers + 1)
