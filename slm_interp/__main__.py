@@ -93,6 +93,83 @@ def lens(
     typer.echo(lens_file(slm, wav, out, transcript, words, form))
 
 
+@cli.command()
+def tune(
+    checkpoint: Checkpoint,
+    source: Annotated[Path, typer.Argument(metavar="CORPUS", help="A folder of sounds, slamkit's .jsonl, a table, or a saved corpus.")],
+    out: Annotated[Path, typer.Option(help="Folder for the lens; the training is kept in its folder `training`, and gone on with.")],
+    positions: Annotated[
+        str, typer.Option(help="Where to train: all, speech, text. At speech positions a lens learns to show speech.")
+    ] = "all",
+    among: Annotated[str, typer.Option(help="Ids that are compared: joint, speech, text.")] = "joint",
+    weighting: Annotated[str, typer.Option(help="What counts alike: position, or modality.")] = "position",
+    written: Annotated[bool, typer.Option(help="Read the words of each utterance as text too.")] = False,
+    passes: Annotated[int, typer.Option(help="Over the corpus, at most.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the held-out side and the order.")] = 0,
+    text_tokenizer: Tokenizer = None,
+    family: Family = None,
+    n_units: Units = None,
+) -> None:
+    """Train a tuned lens on a corpus and keep it, with what it was trained on, for this model alone."""
+    import pandas as pd
+
+    from slm_interp.convert import load
+    from slm_interp.lenses import Aim, TunedRecipe, train_tuned
+    from slm_interp.speech.corpora import corpus
+
+    aim = Aim(positions, among, weighting)  # type: ignore[arg-type]  # refuses any other word itself
+    slm = load(checkpoint, text_tokenizer, family=family, n_units=n_units)
+    heard = corpus(slm, source).utterances
+    read = [slm.text_prompt(" " + " ".join(word.text for word in one.words)) for one in heard] if written else []
+    found = train_tuned(slm, [*heard, *read], aim, TunedRecipe(passes=passes, seed=seed), checkpoint=out / "training")
+    found.save(out)
+    typer.echo(
+        pd.DataFrame(found.trained["held_out"]).pivot(index="layer", columns="modality", values=["logit_lens", "kl"]).round(3).to_string()
+    )
+    typer.echo(f"{found!r}\n{out}")
+
+
+@cli.command()
+def transcription(
+    checkpoint: Checkpoint,
+    corpus: Annotated[
+        str, typer.Argument(help="An organism's name for its samples; a folder of sounds, .jsonl, .parquet, or a saved corpus.json.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for tables, figures and page; given again, it is gone on with.")],
+    lens: Annotated[str, typer.Option(help="`logit`, or the folder of a saved tuned or Jacobian lens.")] = "logit",
+    k: Annotated[list[int], typer.Option(help="Decoded if among the k best. Give it several times.")] = [1, 10, 50],  # noqa: B006
+    ranks: Annotated[str, typer.Option(help="Among all ids (`joint`) or among `text` ids.")] = "joint",
+    nulls: Annotated[list[str], typer.Option(help="Which other words stand beside.")] = ["shuffled", "elsewhere", "frequency"],  # noqa: B006
+    draws: Annotated[int, typer.Option(help="Words drawn for each null and place.")] = 5,
+    jitter: Annotated[int, typer.Option(help="Ask again with word boundaries moved by up to so many positions.")] = 0,
+    spelling: Annotated[str, typer.Option(help="`first_piece` of the word, or the best of its `variants`.")] = "first_piece",
+    unspelled: Annotated[str, typer.Option(help="`refuse` words that cannot be spelled, or `drop` and count them.")] = "refuse",
+    seed: Annotated[int, typer.Option(help="Of nulls, jitter and random vectors.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many utterances.")] = None,
+    column: Annotated[list[str], typer.Option(help="For tables: words=alignment says which column is which. Give it several times.")] = [],  # noqa: B006
+    pictures: Annotated[bool, typer.Option(help="Draw the figures as PNG too, where kaleido and a browser are there.")] = True,
+    text_tokenizer: Tokenizer = None,
+    family: Family = None,
+    quantiser: Annotated[Path | None, typer.Option(help="Folder of the quantiser, where the checkpoint carries none.")] = None,
+    form: Annotated[str | None, typer.Option(help="Prompt form; `inspect` lists them.")] = None,
+    n_units: Units = None,
+) -> None:
+    """Is the spoken word decodable as text, where, and beyond its nulls? Tables, figures and a page; resumable."""
+    from slm_interp import speech
+    from slm_interp.convert import load
+    from slm_interp.report import Reading, asking_of, run, write_pictures
+
+    carried = speech.load_quantiser(quantiser) if quantiser is not None else None
+    slm = load(checkpoint, text_tokenizer, family=family, n_units=n_units, quantiser=carried)
+    asking = asking_of(
+        k=tuple(k), ranks=ranks, nulls=tuple(nulls), draws=draws, jitter=jitter, spelling=spelling, unspelled=unspelled, seed=seed
+    )
+    found = run(slm, Reading(corpus, tuple(column), carried, form, limit), out, lens, asking)
+    typer.echo(found)
+    if pictures:
+        typer.echo(write_pictures(found.figures, out / "figures"))
+
+
 @organism.command("list")
 def organism_list() -> None:
     """The recipes there are."""

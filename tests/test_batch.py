@@ -98,6 +98,14 @@ def test_every_row_comes_once_and_is_the_same_whatever_the_memory(tiny_slm):
         assert furthest([found[number] for number in range(len(rows))], alone) < 1e-5
 
 
+def test_bfloat16_rows_of_a_corpus_are_what_they_are_alone(tmp_path):
+    """Bit for bit: otherwise ranks would depend on who else was in the batch."""
+    slm = load(write_slamkit(tmp_path, VARIANTS["llama"], dtype=torch.bfloat16), n_units=N_UNITS)
+    rows = rows_of((5, 13, 9, 40, 41))
+    found = dict(hooked.each_residuals(slm.model, rows, 2**30))
+    assert all(found[number].equal(hooked.residuals(slm.model, row)) for number, row in enumerate(rows))
+
+
 def test_batches_keep_to_the_budget_and_one_row_always_fits():
     def fits(count: int, longest: int) -> bool:
         return count * longest <= 12

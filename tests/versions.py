@@ -10,7 +10,13 @@ from slm_interp.hooked.installed import MAJOR
 
 # Test (or one parameter set of it, as pytest names it): why it is skipped there.
 ABSENT: dict[int, dict[str, str]] = {
-    3: {"test_a_bias_without_a_place_is_refused_on_4_unless_it_is_zero": "HookedTransformer has a place for every bias"},
+    3: {
+        "test_a_bias_without_a_place_is_refused_on_4_unless_it_is_zero": "HookedTransformer has a place for every bias",
+        "test_the_same_numbers_as_transformer_lens_s_own_fit": "its JacobianLens takes no HookedTransformer",
+        "test_transformer_lens_s_own_reading_of_a_prompt_is_ours": "its JacobianLens takes no HookedTransformer",
+        "test_transformer_lens_4_s_own_logit_lens_has_the_same_numbers_at_every_layer_and_between": "it has no logit lens of its own",
+        "test_transformer_lens_4_reads_what_a_block_adds_alike": "it has no readout of its own",
+    },
     4: {},
 }
 

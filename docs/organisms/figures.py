@@ -67,7 +67,7 @@ def by_predictability(slm: si.SpeechTextModel, sentences: list[si.Utterance]) ->
     """Recall in the word or the two units after it, by whether the text mode has the word among its ten best, by layer."""
     seen = transcription.observe(slm, sentences, window=transcription.span_and_after(2), nulls=("elsewhere",))
     seen = transcription.with_predictability(seen, slm, sentences)
-    tables = [transcription.recall(seen, k=(1, K), by="predictability", ranks=ranks).assign(ranks=ranks) for ranks in ablation.RANKS]
+    tables = [transcription.recall(seen, k=(1, K), by="predictability", ranks=ranks).assign(ranks=ranks) for ranks in ("joint", "text")]
     columns = ["ranks", "predictability", "layer", "k", "words", "recall", "low", "high", "null_elsewhere", "over_elsewhere_low"]
     return pd.concat(tables)[columns]
 

@@ -7,6 +7,7 @@ and, for many sequences at once, in `batch.py`.
 """
 
 from slm_interp.hooked.batch import MEMORY, batch_bytes, batches, each_residuals, residuals_of
+from slm_interp.hooked.gradients import differentiable_residuals, frozen
 from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters
 from slm_interp.hooked.norm import NormFormula, norm_formula, widened
 from slm_interp.hooked.patched import Patches, last_residuals
@@ -23,10 +24,12 @@ __all__ = [
     "batch_bytes",
     "batches",
     "captured",
+    "differentiable_residuals",
     "each_residuals",
     "empty",
     "fill",
     "final_norm",
+    "frozen",
     "hook_at",
     "label_at",
     "last_residuals",

@@ -33,14 +33,11 @@ from slm_interp.organisms.grid import RECIPES
 from slm_interp.organisms.known import CHANCE, WAYS, known
 from slm_interp.organisms.recipe import Recipe
 from slm_interp.organisms.samples import Sample
-from slm_interp.transcription import Observations
-from slm_interp.transcription.recall import Ranks
+from slm_interp.transcription.heard import numbers_of
 from slm_interp.utterance import Utterance
 
 K = 10
-AFTER = 2
 NULL = "elsewhere"
-RANKS: tuple[Ranks, ...] = ("joint", "text")
 Row = dict[str, Any]
 Voices = Literal["training", "held_out"]
 
@@ -137,34 +134,16 @@ def _recalls(slm: SpeechTextModel, sentences: Sequence[Utterance]) -> list[Row]:
     for target in ("current", "next"):
         seen = transcription.observe(slm, sentences, target=target, nulls=(NULL,))
         table = transcription.recall(seen, k=(K,))
-        rows.append(_row(target, table[table["layer"] == "any"].iloc[0], -1))
+        rows.append({"measure": target, "layer": -1, **numbers_of(table[table["layer"] == "any"].iloc[0], NULL)})
     return rows
 
 
 def _heard(slm: SpeechTextModel, sentences: Sequence[Utterance]) -> list[Row]:
-    seen = transcription.observe(slm, sentences, window=transcription.span_and_after(AFTER), nulls=(NULL,))
-    seen = transcription.with_predictability(seen, slm, sentences)
-    return [row for ranks in RANKS for row in _heard_among(slm, sentences, seen, ranks)]
-
-
-def _heard_among(slm: SpeechTextModel, sentences: Sequence[Utterance], seen: Observations, ranks: Ranks) -> list[Row]:
-    words = seen.dataset
-    hard = words["predictability"].values == "unpredictable"
-    later = words["utterance"].values % 2 == 1
-    choose, report = (Observations(words.isel(word=np.flatnonzero(hard & half))) for half in (~later, later))
-    middle = slice(1, slm.model.cfg.n_layers)
-    found = transcription.recall(choose, k=(K,), ranks=ranks).iloc[middle]
-    layer = int(found.loc[found[f"over_{NULL}"].idxmax(), "layer"])
-    table = transcription.recall(report, k=(1, K), ranks=ranks)
-    at = table[table["layer"] == str(layer)].set_index("k")
-    rise = transcription.rise(slm, sentences[1::2], ranks=ranks).set_index("layer").loc[layer]
-    among = "" if ranks == "joint" else f"_{ranks}"
-    risen = {"measure": f"rise{among}", "layer": layer, "value": rise["heard"], "low": rise["low"], "high": rise["high"], "null": 0.0}
-    return [
-        _row(f"heard{among}", at.loc[K], layer),
-        _row(f"heard{among}_top1", at.loc[1], layer),
-        {**risen, "n": int(rise["words"])},
-    ]
+    found = transcription.heard(slm, sentences, null=NULL)
+    found = found[found["measure"] != "earliest"]
+    suffix = found["ranks"].map({"joint": "", "text": "_text"})
+    stems, ends = found["measure"].str.extract(r"([a-z]+)(_top1)?").fillna("").T.to_numpy()
+    return [*found.drop(columns="ranks").assign(measure=stems + suffix + ends).to_dict("records")]
 
 
 def _mass(slm: SpeechTextModel, sentences: Sequence[Utterance]) -> Row:
@@ -206,16 +185,3 @@ def _knowledge(slm: SpeechTextModel, recipe: Recipe, facts: int) -> list[Row]:
         }
         for found in known(slm, recipe.world, facts).itertuples()
     ]
-
-
-def _row(measure: str, found: pd.Series, layer: int) -> Row:
-    over = {
-        name: float(found[f"{name}_{NULL}" if name == "over" else f"over_{NULL}_{name[5:]}"]) for name in ("over", "over_low", "over_high")
-    }
-    numbers = {
-        "value": float(found["recall"]),
-        "low": float(found["low"]),
-        "high": float(found["high"]),
-        "null": float(found[f"null_{NULL}"]),
-    }
-    return {"measure": measure, "layer": layer, **numbers, **over, "n": int(found["words"])}

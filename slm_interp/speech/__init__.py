@@ -3,6 +3,8 @@
 from slm_interp.speech.acoustic import AcousticQuantiser, AcousticRecipe
 from slm_interp.speech.alignment import AlignedWord, Limits, align, align_with_scores
 from slm_interp.speech.audio import downmix, read_audio, require_rate, resample
+from slm_interp.speech.corpora import corpus
+from slm_interp.speech.corpus import Corpus
 from slm_interp.speech.espeak import VoiceInfo, variants, voices
 from slm_interp.speech.hubert import HubertQuantiser, HubertRecipe, read_centroids
 from slm_interp.speech.importers import read_ctm, read_slamkit_alignment, read_textgrid, read_whisper_json, read_words
@@ -20,6 +22,7 @@ __all__ = [
     "AcousticQuantiser",
     "AcousticRecipe",
     "AlignedWord",
+    "Corpus",
     "HeardWords",
     "HubertQuantiser",
     "HubertRecipe",
@@ -36,6 +39,7 @@ __all__ = [
     "VoiceInfo",
     "align",
     "align_with_scores",
+    "corpus",
     "downmix",
     "heard_words",
     "load_quantiser",

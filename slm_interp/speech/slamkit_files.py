@@ -125,7 +125,7 @@ def read_features(path: str | os.PathLike[str], quantiser: str | None = None, fr
         SpeechError: a damaged line, named by its number.
     """
     found: dict[str, Units] = {}
-    for where, record in _records(path):
+    for where, record in read_records(path):
         name = _new_name(record, where, found)
         units, durations = _whole_numbers(record, "units", 0, where), _whole_numbers(record, "duration", 1, where)
         if len(units) != len(durations):
@@ -146,7 +146,7 @@ def read_tokens(path: str | os.PathLike[str]) -> dict[str, UnitString]:
         SpeechError: a damaged line, named by its number.
     """
     found: dict[str, UnitString] = {}
-    for where, record in _records(path):
+    for where, record in read_records(path):
         name = _new_name(record, where, found)
         string = record.get("audio_repr")
         if not isinstance(string, str):
@@ -158,7 +158,7 @@ def read_tokens(path: str | os.PathLike[str]) -> dict[str, UnitString]:
     return found
 
 
-def _records(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_records(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSON Lines file, each with `file, line n` for messages. Blank lines are skipped."""
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")

@@ -1,6 +1,7 @@
 """Implicit transcription: is the word that is heard decodable as text, where, and beyond what nulls give?"""
 
 from slm_interp.transcription.fact_tables import read_choices, read_whole_pairs
+from slm_interp.transcription.heard import heard
 from slm_interp.transcription.knowledge import Choice, accuracy, forced_choice, paired
 from slm_interp.transcription.minimal_pairs import Pair, minimal_pairs
 from slm_interp.transcription.modality import modality_mass
@@ -34,6 +35,7 @@ __all__ = [
     "end_and_after",
     "forced_choice",
     "from_end",
+    "heard",
     "jittered",
     "minimal_pairs",
     "modality_mass",

@@ -16,8 +16,9 @@ from slm_interp import metrics
 from slm_interp.errors import ReadoutError
 from slm_interp.model import SpeechTextModel
 from slm_interp.prompt import Segment
+from slm_interp.speech.corpus import corpus_hash
 from slm_interp.transcription.observations import Observations
-from slm_interp.transcription.questions import corpus_hash, strings
+from slm_interp.transcription.questions import strings
 from slm_interp.transcription.targets import Answers, answer_of
 from slm_interp.utterance import Span, Utterance, Word
 
@@ -92,10 +93,18 @@ def with_predictability(
     Raises:
         ReadoutError: other utterances than those observed, or answers missing that were asked about.
     """
-    data = observations.dataset
-    if data.attrs["corpus"] != corpus_hash(utterances):
+    if observations.dataset.attrs["corpus"] != corpus_hash(utterances):
         raise ReadoutError("These are not the utterances that were observed: their tokens or words differ. Give the same ones.")
-    table = surprisal(slm, utterances, answers, form).set_index(["utterance", "word_index"])
+    return joined(observations, surprisal(slm, utterances, answers, form), slm.prompts.form(form).name, cut)
+
+
+def joined(observations: Observations, table: pd.DataFrame, form: str, cut: int = CUT) -> Observations:
+    """`with_predictability` from a table that `surprisal` made of the same utterances in that form.
+
+    Raises:
+        ReadoutError: answers missing that were asked about.
+    """
+    data, table = observations.dataset, table.set_index(["utterance", "word_index"])
     keys = list(zip(data["utterance"].values.tolist(), data["asked_index"].values.tolist(), strict=True))
     missing = [key for key in keys if key not in table.index]
     if data.attrs["target"] == "given":
@@ -109,4 +118,4 @@ def with_predictability(
     joined = {"surprisal": cost, "text_rank": rows["text_rank"].to_numpy()}
     joined |= {"predictability": strings(predictable.tolist()), "surprisal_tercile": strings([TERCILES[one] for one in tercile])}
     added = data.assign_coords({name: ("word", values) for name, values in joined.items()})
-    return Observations(added.assign_attrs(predictability_cut=cut, predictability_form=slm.prompts.form(form).name))
+    return Observations(added.assign_attrs(predictability_cut=cut, predictability_form=form))

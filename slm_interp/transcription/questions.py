@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from slm_interp.errors import ReadoutError
 from slm_interp.lenses import Lens
 from slm_interp.lenses.many import residuals_of_each
 from slm_interp.model import SpeechTextModel
+from slm_interp.speech.corpus import corpus_hash
 from slm_interp.transcription.cells import COSTS, Candidate, pool, read_cells
 from slm_interp.transcription.nulls import Lexicon, draw, lexicon, sources
 from slm_interp.transcription.pooling import positions_needed
@@ -160,15 +160,6 @@ def word_coordinates(asked: Asked, utterances: Sequence[Utterance]) -> dict[str,
 def strings(values: Sequence[Any]) -> np.ndarray:
     """Text as netCDF takes it."""
     return np.array([str(value) for value in values], dtype=object)
-
-
-def corpus_hash(utterances: Sequence[Utterance]) -> str:
-    """What tells one corpus from another: tokens, words and spans."""
-    digest = hashlib.sha256()
-    for one in utterances:
-        words = [(word.text, word.span.start, word.span.stop) for word in one.words]
-        digest.update(json.dumps([one.tokens.tolist(), words]).encode())
-    return digest.hexdigest()[:16]
 
 
 def model_provenance(slm: SpeechTextModel) -> dict[str, str]:
