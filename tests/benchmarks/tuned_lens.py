@@ -62,6 +62,8 @@ def main() -> None:
     parser.add_argument("--tokens-per-step", type=int, default=2**12, help="of the published optimiser")
     parser.add_argument("--our-rows", type=int, default=160, help="the first of the same rows that we train on")
     parser.add_argument("--passes", type=int, default=2)
+    parser.add_argument("--layers", type=int, nargs="*", help="to compare; all if none is named")
+    parser.add_argument("--look-every", type=int, default=2, help="of our steps")
     parser.add_argument("--work", type=Path, default=Path("out/tuned"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only-peer", action="store_true", help="keep its translators and stop")
@@ -173,11 +175,11 @@ def compare(
 ) -> dict[str, Any]:
     """Held-out KL of both by positions, and after how many the peer's plateau is reached."""
     ours_read = train[: asked.our_rows]
-    layers, head = list(range(slm.model.cfg.n_layers)), head_of(slm, EVERYTHING.ids(slm.vocabulary))
+    layers, head = asked.layers or list(range(slm.model.cfg.n_layers)), head_of(slm, EVERYTHING.ids(slm.vocabulary))
     run = Run(
         slm,
         EVERYTHING,
-        TunedRecipe(passes=asked.passes, look_every=2, patience=1000),
+        TunedRecipe(passes=asked.passes, look_every=asked.look_every, patience=1000),
         layers,
         *(rows_of_ids(slm, some) for some in (ours_read, held)),
         head,
@@ -209,7 +211,23 @@ def compare(
             "positions run through the model": round(needed["positions"] / reached["processed"], 1),
             "different positions": round(needed["positions"] / reached["unique"], 1),
         },
+        "by_layer": [by_layer(layers, place, theirs, ours) for place in range(len(layers))],
         "curves": {"published": theirs, "ours": ours},
+    }
+
+
+def by_layer(layers: list[int], place: int, theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> dict[str, Any]:
+    """The same comparison of one layer alone; None where our rows do not reach the peer's last KL."""
+    last = theirs[-1]["kl"][place]
+    needed = next(one["positions"] for one in theirs if one["kl"][place] <= PLATEAU * last)
+    reached = next((one for one in ours if one["kl"][place] <= last), None)
+    return {
+        "layer": layers[place],
+        "published": last,
+        "needed": needed,
+        "ours_best": min(one["kl"][place] for one in ours),
+        "reached": None if reached is None else reached["processed"],
+        "ratio": None if reached is None else round(needed / reached["processed"], 1),
     }
 
 
@@ -222,9 +240,9 @@ def held_out_kl(run: Run, state: dict[str, Tensor]) -> Float[Tensor, " layer"]:
     """KL(model || lens) by layer of translators in the peer's layout, by the function that looks at ours."""
     progress = Progress.new(len(run.layers), run.slm.model.cfg.d_model, torch.device("cpu"), torch.float32)
     progress.constant.fill_(1.0)
-    for layer in run.layers:
-        progress.map[layer] = torch.cat([state[f"{layer}.weight"], state[f"{layer}.bias"][:, None]], 1)
-    run._look(progress, run.layers)
+    for place, layer in enumerate(run.layers):
+        progress.map[place] = torch.cat([state[f"{layer}.weight"], state[f"{layer}.bias"][:, None]], 1)
+    run._look(progress, range(len(run.layers)))
     return torch.tensor([kl for _, _, _, modality, kl in progress.looks if modality == "all"])
 
 
