@@ -11,7 +11,7 @@ reading.plot()
 from slm_interp import organisms, speech, transcription
 from slm_interp.audio import Audio
 from slm_interp.convert import inspect, load, verify
-from slm_interp.lenses import LogitLens, Reading, WordProbe
+from slm_interp.lenses import JacobianLens, LogitLens, Reading, WordProbe
 from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Contrast, Span, Utterance, Word
 from slm_interp.vocabulary import IdRange, JointVocabulary
@@ -22,6 +22,7 @@ __all__ = [
     "Audio",
     "Contrast",
     "IdRange",
+    "JacobianLens",
     "JointVocabulary",
     "LogitLens",
     "Reading",

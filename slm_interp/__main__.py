@@ -94,6 +94,42 @@ def lens(
 
 
 @cli.command()
+def tune(
+    checkpoint: Checkpoint,
+    source: Annotated[Path, typer.Argument(metavar="CORPUS", help="A folder of sounds, slamkit's .jsonl, a table, or a saved corpus.")],
+    out: Annotated[Path, typer.Option(help="Folder for the lens; the training is kept in its folder `training`, and gone on with.")],
+    positions: Annotated[
+        str, typer.Option(help="Where to train: all, speech, text. At speech positions a lens learns to show speech.")
+    ] = "all",
+    among: Annotated[str, typer.Option(help="Ids that are compared: joint, speech, text.")] = "joint",
+    weighting: Annotated[str, typer.Option(help="What counts alike: position, or modality.")] = "position",
+    written: Annotated[bool, typer.Option(help="Read the words of each utterance as text too.")] = False,
+    passes: Annotated[int, typer.Option(help="Over the corpus, at most.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the held-out side and the order.")] = 0,
+    text_tokenizer: Tokenizer = None,
+    family: Family = None,
+    n_units: Units = None,
+) -> None:
+    """Train a tuned lens on a corpus and keep it, with what it was trained on, for this model alone."""
+    import pandas as pd
+
+    from slm_interp.convert import load
+    from slm_interp.lenses import Aim, TunedRecipe, train_tuned
+    from slm_interp.speech.corpora import corpus
+
+    aim = Aim(positions, among, weighting)  # type: ignore[arg-type]  # refuses any other word itself
+    slm = load(checkpoint, text_tokenizer, family=family, n_units=n_units)
+    heard = corpus(slm, source).utterances
+    read = [slm.text_prompt(" " + " ".join(word.text for word in one.words)) for one in heard] if written else []
+    found = train_tuned(slm, [*heard, *read], aim, TunedRecipe(passes=passes, seed=seed), checkpoint=out / "training")
+    found.save(out)
+    typer.echo(
+        pd.DataFrame(found.trained["held_out"]).pivot(index="layer", columns="modality", values=["logit_lens", "kl"]).round(3).to_string()
+    )
+    typer.echo(f"{found!r}\n{out}")
+
+
+@cli.command()
 def transcription(
     checkpoint: Checkpoint,
     corpus: Annotated[

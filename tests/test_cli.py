@@ -4,12 +4,16 @@ import json
 import re
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from slm_interp import organisms
 from slm_interp.__main__ import app
 from slm_interp.convert import load
 from slm_interp.convert.families import families
+from slm_interp.lenses import Aim, TunedLens
+from slm_interp.speech.corpus import Corpus
+from slm_interp.utterance import Span, Word
 from tests.replicas import N_UNITS, VARIANTS, write_slamkit
 
 
@@ -179,3 +183,25 @@ def test_the_demo_says_what_it_found_and_which_page_to_open(capsys, tmp_path):
     assert "Recorded speech, out of domain: chapter one mrs rachel lynde is surprised" in out
     assert out.rstrip().endswith(f"Open {tmp_path / 'lens.html'}")
     assert [item.name for item in tmp_path.iterdir()] == ["lens.html"]
+
+
+def test_tune_trains_a_lens_that_says_what_it_was_trained_on_and_goes_on_where_it_was_stopped(capsys, replica, tmp_path):
+    slm = load(replica, n_units=N_UNITS)
+    edges, generator = torch.arange(41) * 0.04, torch.Generator().manual_seed(0)
+    units = [torch.randint(N_UNITS, (40,), generator=generator) for _ in range(6)]
+    words = (Word("here", Span(0, 40), 0.0, 1.6),)
+    Corpus(tuple(slm.speech_prompt(one, edges, words, name=str(number)) for number, one in enumerate(units))).save(tmp_path / "corpus")
+    asked = ("tune", str(replica), str(tmp_path / "corpus"), "--out", str(tmp_path / "lens"), "--n-units", str(N_UNITS), "--passes", "1")
+    code, out, _ = run(capsys, *asked, "--positions", "speech")
+    assert code == 0
+    assert "tuned[speech positions, joint vocabulary]" in out
+    assert TunedLens.load(tmp_path / "lens", slm).aim == Aim("speech")
+    code, _, err = run(capsys, *asked)
+    assert code == 2
+    assert "is the training of another lens" in err
+
+
+def test_tune_refuses_an_aim_that_is_none(capsys, replica, tmp_path, as_users_run_it):
+    code, _, err = run(capsys, "tune", str(replica), str(tmp_path), "--out", str(tmp_path), "--positions", "units")
+    assert code == 2
+    assert "one of all, speech, text; got 'units'" in err

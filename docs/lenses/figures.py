@@ -16,7 +16,7 @@ import pandas as pd
 import slm_interp as si
 from slm_interp import transcription
 from slm_interp.files import write_text
-from slm_interp.lenses import Aim, JacobianRecipe, Lens, fit_jacobian, train_tuned
+from slm_interp.lenses import Aim, JacobianRecipe, Lens, TunedRecipe, fit_jacobian, train_tuned
 from slm_interp.organisms import RECIPES, ablation, names
 from slm_interp.organisms.recipe import Recipe
 from slm_interp.organisms.rows import rows
@@ -25,7 +25,8 @@ HERE = Path(__file__).parent
 WORK = HERE.parents[1] / "out" / "lenses"
 SENTENCES = 150
 ROWS = 200
-PROMPTS = 60  # of the Jacobian lens
+PASSES = 2
+PROMPTS = 32  # of the Jacobian lens
 AIMS = {
     "tuned, speech positions": Aim("speech"),
     "tuned, text positions": Aim("text"),
@@ -53,7 +54,7 @@ def lenses(slm: si.SpeechTextModel, recipe: Recipe) -> dict[str, Lens]:
     """Every lens of an organism, trained now."""
     material = rows(slm, recipe, ROWS)
     found: dict[str, Lens] = {"logit": si.LogitLens(slm)}
-    found |= {name: train_tuned(slm, material, aim) for name, aim in AIMS.items()}
+    found |= {name: train_tuned(slm, material, aim, TunedRecipe(passes=PASSES)) for name, aim in AIMS.items()}
     return found | {"Jacobian": fit_jacobian(slm, material[:PROMPTS], JacobianRecipe(), dim_batch=32).lens()}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from slm_interp.errors import ReadoutError
 from slm_interp.hooked.installed import HookedTransformer, run_blocks
+from slm_interp.hooked.sites import stream_names
 
 
 @contextmanager
@@ -53,7 +54,6 @@ def differentiable_residuals(
         stream.append(resid if stream else resid.detach().requires_grad_())
         return stream[-1]
 
-    names = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers))]
     with torch.enable_grad():
-        run_blocks(model, tokens, [(name, keep) for name in names[first:]])
+        run_blocks(model, tokens, [(name, keep) for name in stream_names(model)[first:]])
     return tuple(stream)

@@ -87,42 +87,27 @@ class Gap:
 
 
 def head_of(slm: SpeechTextModel, among: Bool[Tensor, " d_vocab"]) -> Head:
-    """The head of a model over the ids of a mask, once it is known to compute what the model's own norm computes.
+    """The head of a model over the ids of a mask.
 
     Raises:
-        ReadoutError: a norm this file does not know.
+        ReadoutError: a final norm that is neither RMSNorm nor LayerNorm, or logits that are capped.
     """
-    unembedding, parameters, config = hooked.unembedding(slm.model), hooked.parameters(slm.model), slm.model.cfg
-    work = torch.promote_types(unembedding.W_U.dtype, torch.float32)
+    unembedding, formula = hooked.unembedding(slm.model), hooked.norm_formula(slm.model)
     W_U, b_U = unembedding.W_U, unembedding.b_U
     if not bool(among.all()):
         ids = among.nonzero().flatten().to(W_U.device)
         W_U = W_U.index_select(1, ids)
         b_U = None if b_U is None else b_U[ids]
-    bias = torch.zeros(W_U.shape[1], dtype=work, device=W_U.device) if b_U is None else b_U.to(work)
-    one = torch.ones(W_U.shape[0], dtype=work, device=W_U.device)
-    scale, shift = (parameters.get(f"ln_final.{letter}") for letter in "wb")
-    scale = one if scale is None else scale.detach().to(work)
-    shift = torch.zeros_like(one) if shift is None else shift.detach().to(work)
-    kind = str(config.normalization_type or "none")
-    norm = "none" if kind == "none" else "RMS" if kind.startswith("RMS") or getattr(config, "final_rms", False) else "LN"
-    head = Head(W_U.to(work), bias, scale, shift, float(config.eps), norm)
-    _check(slm, head)
-    return head
-
-
-def _check(slm: SpeechTextModel, head: Head) -> None:
-    """Refuse a norm that computes something else than `Head.normed`."""
-    d_model, generator = len(head.scale), torch.Generator().manual_seed(0)
-    probe = (3 * torch.randn(4, d_model, generator=generator) + 1).to(hooked.unembedding(slm.model).W_U)
-    ours = head.normed(probe.to(head.scale))[0] * head.scale + head.shift
-    theirs = hooked.final_norm(slm.model, probe).to(ours)
-    rounding = 4 * torch.finfo(probe.dtype).eps * theirs.abs().amax()
-    if not torch.allclose(ours, theirs, rtol=0, atol=float(rounding)):
-        raise ReadoutError(
-            f"The final norm of this model ({slm.model.cfg.normalization_type}) is neither RMSNorm nor LayerNorm; got a difference of "
-            f"{float((ours - theirs).abs().amax()):.2g}. Gradients are known for these two."
-        )
+    W_U = hooked.widened(W_U)
+    zeros, ones = torch.zeros_like(W_U[:, 0]), torch.ones_like(W_U[:, 0])
+    return Head(
+        W_U,
+        torch.zeros_like(W_U[0]) if b_U is None else hooked.widened(b_U),
+        ones if formula.weight is None else formula.weight,
+        zeros if formula.bias is None else formula.bias,
+        formula.eps or 0.0,
+        "none" if formula.eps is None else "LN" if formula.centred else "RMS",
+    )
 
 
 def target_of(head: Head, final: Float[Tensor, "row d_model"], generator: torch.Generator, memory: int = MEMORY) -> Target:

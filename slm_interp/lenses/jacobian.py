@@ -32,6 +32,7 @@ from torch import Tensor
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
 from slm_interp.files import atomic_path, write_text
+from slm_interp.lenses.directions import columns_of, directions_of, first_pieces
 from slm_interp.lenses.lens import read
 from slm_interp.lenses.reading import Reading
 from slm_interp.lenses.states import fingerprint_of
@@ -132,11 +133,7 @@ class JacobianLens:
             ReadoutError: a layer it was not fitted at.
             VocabularyError: words the tokenizer cannot spell.
         """
-        weight = hooked.parameters(self.slm.model).get("ln_final.w")
-        columns = self._columns([self.slm.word_ids(word)[0] for word in words])
-        columns = columns if weight is None else columns * weight.detach().to(columns)
-        if str(self.slm.model.cfg.normalization_type).startswith("LN"):
-            columns = columns - columns.mean(-1, keepdim=True)
+        columns = directions_of(self.slm, first_pieces(self.slm, words))
         return columns @ self.jacobian(layer).to(columns)
 
     def vectors(self, layer: int, ids: Sequence[int]) -> Float[Tensor, "id d_model"]:
@@ -146,7 +143,7 @@ class JacobianLens:
             ReadoutError: a layer it was not fitted at.
             VocabularyError: ids outside the vocabulary.
         """
-        columns = self._columns(ids)
+        columns = columns_of(self.slm, ids)
         return columns @ self.jacobian(layer).to(columns)
 
     def read(self, utterance: Utterance | Int[Tensor, " pos"], **options: Any) -> Reading:
@@ -194,12 +191,6 @@ class JacobianLens:
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(str(value))}</td></tr>" for key, value in self.fitted.items())
         return f"<div><b>{escape(repr(self))}</b><table>{rows}</table>lens {self.hash}</div>"
-
-    def _columns(self, ids: Sequence[int]) -> Float[Tensor, "id d_model"]:
-        wanted = torch.as_tensor(list(ids), dtype=torch.long)
-        self.slm.vocabulary.check_ids(wanted)
-        W_U = hooked.unembedding(self.slm.model).W_U
-        return W_U[:, wanted.to(W_U.device)].T.to(torch.promote_types(W_U.dtype, torch.float32))
 
 
 def check_model(slm: SpeechTextModel, fingerprint: str) -> None:

@@ -29,6 +29,7 @@ from torch import Tensor
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
 from slm_interp.files import atomic_path, write_text
+from slm_interp.lenses.directions import directions_of, first_pieces
 from slm_interp.lenses.lens import read
 from slm_interp.lenses.reading import Reading
 from slm_interp.lenses.states import fingerprint_of
@@ -145,7 +146,7 @@ class TunedLens:
             ReadoutError: a layer without a translator.
             VocabularyError: words this model cannot spell.
         """
-        straight = pulled_back(self.slm, words)
+        straight = directions_of(self.slm, first_pieces(self.slm, words))
         if layer == self.slm.model.cfg.n_layers:
             return straight
         return straight + straight @ self._of(layer)[0].to(straight)
@@ -198,7 +199,7 @@ class TunedLens:
             tensors["bias"],
             None if said["aim"] is None else Aim(**said["aim"]),
             said["trained"],
-            pd.read_csv(history, float_precision="round_trip") if history.is_file() else pd.DataFrame(),
+            pd.read_csv(history) if history.is_file() else pd.DataFrame(),
         )
         if lens.hash != said["hash"]:
             raise ReadoutError(f"{path} promises the lens {said['hash']}; its numbers make {lens.hash}. The files do not belong together.")
@@ -232,16 +233,3 @@ class TunedLens:
             "aim": None if self.aim is None else self.aim.settings,
             "trained": dict(self.trained),
         }
-
-
-def pulled_back(slm: SpeechTextModel, words: Sequence[str]) -> Float[Tensor, "word d_model"]:
-    """The columns of `W_U` of the words' first pieces, pulled back through the final norm: times its weight, centred for LayerNorm."""
-    from slm_interp.lenses.divergence import head_of
-
-    ids = torch.tensor([slm.word_ids(word)[0] for word in words], dtype=torch.long)
-    among = torch.zeros(slm.vocabulary.size, dtype=torch.bool)
-    among[ids] = True
-    head = head_of(slm, among)
-    columns = head.W_U.T[torch.searchsorted(ids.unique(), ids).to(head.W_U.device)]
-    scaled = columns * head.scale
-    return scaled - scaled.mean(-1, keepdim=True) if head.norm == "LN" else scaled

@@ -140,20 +140,22 @@ def batches(rows: Rows, size: int, seed: int, epoch: int) -> list[list[int]]:
 
 
 def batch_of(slm: SpeechTextModel, rows: Rows, layers: Sequence[int], numbers: Sequence[int]) -> Batch:
-    """Residuals of some rows, one forward pass a row.
+    """Residuals of some rows, several in one forward pass.
 
     Raises:
-        ReadoutError: residuals that are not finite.
+        ReadoutError: residuals that are not finite, rows longer than the model reads.
     """
     device, wanted = hooked.unembedding(slm.model).W_U.device, [*layers, slm.model.cfg.n_layers]
-    parts = []
-    for one in numbers:
-        resid = hooked.residuals(slm.model, rows.tokens[one].to(device))[wanted][:, rows.chosen[one].to(device)]
-        if not resid.isfinite().all():
-            layer = wanted[int((~resid.isfinite()).any(-1).any(-1).nonzero()[0])]
-            raise ReadoutError(f"Residuals of row {one} are not finite, first at layer {layer}. Scan the weights: slm-interp verify.")
-        parts.append(resid)
-    resid = torch.cat(parts, 1)
+    parts: dict[int, Tensor] = {}
+    for place, resid in hooked.each_residuals(slm.model, [rows.tokens[one].to(device) for one in numbers]):
+        kept = resid[wanted][:, rows.chosen[numbers[place]].to(device)]
+        if not kept.isfinite().all():
+            layer = wanted[int((~kept.isfinite()).any(-1).any(-1).nonzero()[0])]
+            raise ReadoutError(
+                f"Residuals of row {numbers[place]} are not finite, first at layer {layer}. Scan the weights: slm-interp verify."
+            )
+        parts[place] = kept
+    resid = torch.cat([parts[place] for place in range(len(numbers))], 1)
     weights, modality = (torch.cat([part[one] for one in numbers]).to(device) for part in (rows.weights, rows.modality))
     return Batch(resid[:-1], resid[-1], weights, modality)
 
@@ -164,6 +166,8 @@ def _tokens(slm: SpeechTextModel, one: Utterance | Int[Tensor, " pos"]) -> Int[T
     if one.ndim != 1 or not len(one):
         raise ReadoutError(f"A sequence is an Utterance or one row of ids, shape (pos,); got shape {tuple(one.shape)}.")
     slm.vocabulary.check_ids(one)
+    if len(one) > slm.model.cfg.n_ctx:
+        raise ReadoutError(f"The model reads at most {slm.model.cfg.n_ctx} positions; a row has {len(one)}. Cut it, or leave it out.")
     return one.long().cpu()
 
 

@@ -4,7 +4,7 @@ Belrose et al. 2023 (arXiv 2303.08112) train each translator by KL(final || lens
 is another, because each layer is a small problem of its own, an affine map with a nearly quadratic loss:
 
 1. *Least squares.* The map from a layer's residuals to the final ones, from the first batches. This costs no unembedding. A layer keeps
-   it if its KL on the first batch is below the logit lens's.
+   it if its held-out KL is below the logit lens's.
 2. *Newton's steps on the KL*, with the curvature as a Kronecker product (`kronecker`), from exact gradients (`divergence`). Step `t` has the
    length `1 / (t + 4)`: a stochastic Newton method that averages over all it has seen and needs no schedule and no number of steps.
 3. *Held-out KL* of every layer and modality is looked at again and again. A layer keeps the map with the lowest, and stops when it has
@@ -39,6 +39,7 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Utterance
 
 LONGEST_MEMORY = 0.1  # of the curvature of outputs, which changes with the maps: a batch counts at least this much
+BATCH_BY_DIMENSION, LARGEST_BATCH, FIRST_BY_DIMENSION = 6, 8192, 16
 FIRST_RIDGE = 1e-3  # of least squares, in the scale of the inputs
 EVERYTHING = Aim()
 COLUMNS = ["step", "positions_seen", "layer", "modality", "kl"]
@@ -49,9 +50,9 @@ class TunedRecipe:
     """How a lens is trained. The defaults serve; what it is trained on and for is the `Aim`.
 
     Args:
-        batch: positions of a step.
+        batch: positions of a step; None is 6 for each dimension of the residuals, 8,192 at most.
         passes: over the rows, at most.
-        least_squares: positions for the first guess.
+        least_squares: positions for the first guess; None is 16 for each dimension.
         offset: a step has the length `1 / (t + offset)`, t from 0.
         damping: of the curvature, see `kronecker.newton`.
         ridge: pull towards the logit lens, in the scale of the curvature.
@@ -66,9 +67,9 @@ class TunedRecipe:
         ReadoutError: numbers that are out of range.
     """
 
-    batch: int = 2048
+    batch: int | None = None
     passes: int = 8
-    least_squares: int = 8192
+    least_squares: int | None = None
     offset: float = 4.0
     damping: float = 0.03
     ridge: float = 1e-4
@@ -81,7 +82,7 @@ class TunedRecipe:
 
     def __post_init__(self) -> None:
         counts = ("batch", "passes", "least_squares", "held_out_positions", "look_every", "patience", "memory")
-        wrong = [name for name in counts if getattr(self, name) < 1]
+        wrong = [name for name in counts if getattr(self, name) is not None and getattr(self, name) < 1]
         wrong += [name for name in ("offset", "damping") if not getattr(self, name) > 0] + (["ridge"] if self.ridge < 0 else [])
         if wrong:
             raise ReadoutError(f"A recipe's {wrong[0]} must be positive; got {getattr(self, wrong[0])}.")
@@ -134,6 +135,16 @@ class Run:
     head: Head
 
     @property
+    def batch(self) -> int:
+        """Positions of a step."""
+        return self.recipe.batch or min(BATCH_BY_DIMENSION * self.slm.model.cfg.d_model, LARGEST_BATCH)
+
+    @property
+    def first(self) -> int:
+        """Positions for the first guess."""
+        return self.recipe.least_squares or FIRST_BY_DIMENSION * self.slm.model.cfg.d_model
+
+    @property
     def identity(self) -> dict[str, object]:
         """What makes it this training and no other."""
         return {
@@ -156,6 +167,7 @@ class Run:
             self._look(progress, range(len(self.layers)))
             self._first_guess(progress)
             self._look(progress, range(len(self.layers)))
+            progress.map.copy_(progress.best)
         todo = self._steps()
         bar = tqdm(todo[progress.step :], initial=progress.step, total=len(todo), desc=f"tuned[{self.aim}]", unit="step", mininterval=2.0)
         for numbers in bar:
@@ -183,33 +195,24 @@ class Run:
     def _steps(self) -> list[list[int]]:
         """Rows of every step."""
         recipe = self.recipe
-        return [some for epoch in range(recipe.passes) for some in batches(self.train, recipe.batch, recipe.seed, epoch)]
+        return [some for epoch in range(recipe.passes) for some in batches(self.train, self.batch, recipe.seed, epoch)]
 
     def _first_guess(self, progress: Progress) -> None:
         """Step 1 of the top of this file."""
-        first: Batch | None = None
         products = torch.zeros_like(progress.map)
         seen = 0
-        for numbers in batches(self.train, self.recipe.batch, self.recipe.seed, 0):
+        for numbers in batches(self.train, self.batch, self.recipe.seed, 0):
             batch = batch_of(self.slm, self.train, self.layers, numbers)
-            first = first or batch
             seen += len(batch)
             for place, (inputs, weights) in self._inputs(progress, batch, range(len(self.layers))):
-                shared = len(batch) / seen
-                moved(progress.inputs[place], moment(inputs, weights), shared)
                 missing = batch.final.to(inputs) - inputs[:, :-1]
-                moved(products[place], (missing * weights[:, None]).T @ inputs, shared)
-            if seen >= self.recipe.least_squares:
+                moved(progress.inputs[place], moment(inputs, weights), len(batch) / seen)
+                moved(products[place], (missing * weights[:, None]).T @ inputs, len(batch) / seen)
+            if seen >= self.first:
                 break
-        assert first is not None
         progress.seen += seen
-        target = self._target(first, -1)
-        weights = first.weights.to(self.head.W_U)
-        for place, (inputs, _) in self._inputs(progress, first, range(len(self.layers))):
-            guess = least_squares(products[place], progress.inputs[place], FIRST_RIDGE, float(progress.input_scale[place]))
-            kl = [float((self._kl(inputs, one, target) * weights).sum()) for one in (progress.map[place], guess)]
-            if kl[1] < kl[0]:
-                progress.map[place] = guess
+        for place in range(len(self.layers)):
+            progress.map[place] = least_squares(products[place], progress.inputs[place], FIRST_RIDGE, float(progress.input_scale[place]))
 
     def _step(self, progress: Progress, batch: Batch, active: Sequence[int]) -> None:
         """Step 2: one of Newton's steps for every layer that has not stopped."""
@@ -217,7 +220,7 @@ class Run:
         for place, (inputs, weights) in self._inputs(progress, batch, active):
             here = gap(self.head, inputs[:, :-1] + inputs @ progress.map[place].T, target, recipe.memory)
             gradient = (here.gradient * weights[:, None]).T @ inputs
-            before = -(-recipe.least_squares // recipe.batch) + progress.step  # batches that made the moment so far
+            before = -(-self.first // self.batch) + progress.step  # batches that made the moment so far
             moved(progress.inputs[place], moment(inputs, weights), 1 / (before + 1))
             moved(progress.outputs[place], moment(here.drawn, weights), max(LONGEST_MEMORY, 1 / (progress.step + 1)))
             scale = float(progress.input_scale[place])
@@ -231,7 +234,7 @@ class Run:
         """Step 3: held-out KL of layers, by modality; the best map of each is kept."""
         sums = torch.zeros(len(self.layers), len(MODALITIES), 2, dtype=torch.float64)
         weighted = torch.zeros(len(self.layers), 2, dtype=torch.float64)
-        for numbers in _chunks(self.held, self.recipe.batch):
+        for numbers in _chunks(self.held, self.batch):
             batch = batch_of(self.slm, self.held, self.layers, numbers)
             target = self._target(batch, 0)
             for place, (inputs, weights) in self._inputs(progress, batch, active):

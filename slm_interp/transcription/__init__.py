@@ -14,6 +14,7 @@ from slm_interp.transcription.predictability import surprisal, with_predictabili
 from slm_interp.transcription.questions import Question
 from slm_interp.transcription.recall import recall
 from slm_interp.transcription.score_knowledge import by_item, by_model, correlate
+from slm_interp.transcription.story_files import read_stories
 from slm_interp.transcription.stream_alignment import stream_alignment
 from slm_interp.transcription.windows import Window, before, end_and_after, from_end, jittered, offset, span_and_after
 from slm_interp.transcription.written import written
@@ -44,6 +45,7 @@ __all__ = [
     "patchscope",
     "read_choices",
     "read_pairs",
+    "read_stories",
     "read_whole_pairs",
     "recall",
     "rise",

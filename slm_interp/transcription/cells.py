@@ -21,7 +21,7 @@ from slm_interp.lenses import Lens
 from slm_interp.model import SpeechTextModel
 from slm_interp.readout import modality_groups, read_out
 from slm_interp.transcription.pooling import COMBINE
-from slm_interp.transcription.random_residuals import like
+from slm_interp.transcription.random_residuals import Noise
 from slm_interp.transcription.targets import Spelling
 
 COSTS = ("rank", "rank_in_text", "surprise")
@@ -56,25 +56,24 @@ def read_cells(
     residuals: Float[Tensor, "layer pos d_model"],
     positions: Sequence[int],
     ids: Sequence[int],
-    noise: Sequence[torch.Generator] = (),
+    noise: Sequence[Noise] = (),
 ) -> Cells:
     """Read text ids at positions of an utterance, in every layer from the embedding on; `[layer, pos, d_vocab]` never exists.
 
     Args:
         residuals: of the whole utterance.
-        noise: one generator for each further source of random residuals.
+        noise: one draw for each further source of random residuals.
 
     Raises:
         ReadoutError: residuals that are not finite, ids that are not read.
     """
     chosen, asked = sorted(set(positions)), sorted(set(ids))
-    resid = residuals[:, chosen]
     sources = 1 + len(noise)
     step = max(1, ROWS_AT_ONCE // (len(chosen) * sources))
     parts = []
-    for start in range(0, len(resid), step):
-        layers = enumerate(resid[start : start + step], start)
-        ready = torch.cat([lens.scores(torch.cat([one, *(like(one, draw) for draw in noise)]), layer) for layer, one in layers])
+    for start in range(0, len(residuals), step):
+        layers = enumerate(residuals[start : start + step], start)
+        ready = torch.cat([lens.scores(torch.cat([one[chosen], *(draw(one)[chosen] for draw in noise)]), layer) for layer, one in layers])
         parts.append(costs_of(slm, ready, asked))
     costs = rearrange(torch.cat(parts, 1), "cost (layer source pos) id -> cost layer pos source id", source=sources, pos=len(chosen))
     return Cells(tuple(chosen), tuple(asked), costs.float().cpu().numpy())

@@ -9,7 +9,7 @@ easily), and whoever asks pools them exactly as the word itself.
 | `shuffled` | other words of the same utterance |
 | `elsewhere` | words asked about in other utterances, as often as they are asked |
 | `frequency` | of the ten word types nearest in corpus count (log of count + 1; ties at random) |
-| `random_residuals` | no other word: the same one, asked of random vectors with the norms of the residuals |
+| `random_residuals`, `mixed_residuals` | no other word: the same one, asked of random vectors with the norms of the residuals; see `random_residuals` |
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from slm_interp.errors import ReadoutError
+from slm_interp.transcription.random_residuals import RANDOM
 from slm_interp.transcription.targets import Place
 from slm_interp.utterance import Utterance
 
 FREQUENCY_NEIGHBOURS = 10
-RANDOM_RESIDUALS = "random_residuals"
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,13 @@ NULLS: Mapping[str, Callable[[Lexicon, Place, np.ndarray, np.random.Generator], 
     "elsewhere": _elsewhere,
     "frequency": _frequency,
 }
-NAMES = (*NULLS, RANDOM_RESIDUALS)
+NAMES = (*NULLS, *RANDOM)
 
 
 def sources(nulls: Sequence[str], draws: int) -> Int[np.ndarray, " candidate"]:
-    """What each candidate of a place is read from, the word itself first: 0 the model's residuals, d the d-th random ones."""
-    of_nulls = [1 + draw if name == RANDOM_RESIDUALS else 0 for name in nulls for draw in range(draws)]
-    return np.array([0, *of_nulls])
+    """What each candidate of a place is read from, the word itself first: 0 the model's residuals, d the d-th of `noises`."""
+    random = np.repeat([name in RANDOM for name in nulls], draws)
+    return np.array([0, *np.where(random, random.cumsum(), 0)])
 
 
 def draw(
@@ -120,7 +120,7 @@ def draw(
     for row, place in enumerate(places):
         out = barred(words, place, utterances[place.utterance])
         for column, (name, rng) in enumerate(zip(nulls, rngs, strict=True)):
-            candidates = words.asked_type[row : row + 1] if name == RANDOM_RESIDUALS else NULLS[name](words, place, out, rng)
+            candidates = words.asked_type[row : row + 1] if name in RANDOM else NULLS[name](words, place, out, rng)
             if len(candidates):
                 drawn[row, column] = rng.choice(candidates, draws)
             else:

@@ -31,7 +31,7 @@ from slm_interp.transcription.cells import COSTS, Cells, costs_of, pool
 from slm_interp.transcription.observations import Observations
 from slm_interp.transcription.observe import observations
 from slm_interp.transcription.questions import Question, ask
-from slm_interp.transcription.random_residuals import generators, like
+from slm_interp.transcription.random_residuals import Noise, noises
 from slm_interp.transcription.targets import Place
 from slm_interp.transcription.windows import Window, named
 from slm_interp.transcription.written import check_spelling, followed_by, ids_of, teacher_forced
@@ -87,7 +87,7 @@ def patchscope(
     found = np.empty((len(COSTS), *asked.candidates.shape, layers), dtype=np.float32)
     places = list(enumerate(asked.places))
     for number, some in groupby(tqdm(places, desc="words", mininterval=5, disable=None), lambda one: one[1].utterance):
-        stream = _stream(slm, utterances[number], generators(question.seed, number, int(asked.sources.max())))
+        stream = _stream(slm, utterances[number], noises(question.nulls, question.draws, question.seed, number))
         for row, place in some:
             (position,) = window.positions(place.span, len(utterances[number]))
             read = partial(_read, slm, target, place_of, into, ids_of(asked, row), stream[:, :, position])
@@ -117,10 +117,10 @@ def _one_position(places: Sequence[Place], utterances: Sequence[Utterance], wind
     return counts == 1
 
 
-def _stream(slm: SpeechTextModel, utterance: Utterance, noise: Sequence[torch.Generator]) -> Float[Tensor, "source layer pos d_model"]:
+def _stream(slm: SpeechTextModel, utterance: Utterance, noise: Sequence[Noise]) -> Float[Tensor, "source layer pos d_model"]:
     """Residuals of an utterance: the model's own, then those of each random draw."""
     resid = hooked.residuals(slm.model, slm.check(utterance).tokens)
-    return torch.stack([resid, *(like(resid, draw) for draw in noise)])
+    return torch.stack([resid, *(draw(resid) for draw in noise)])
 
 
 def _read(

@@ -21,7 +21,7 @@ from slm_interp.speech.corpus import corpus_hash
 from slm_interp.transcription.cells import COSTS, Candidate, pool, read_cells
 from slm_interp.transcription.nulls import Lexicon, draw, lexicon, sources
 from slm_interp.transcription.pooling import positions_needed
-from slm_interp.transcription.random_residuals import generators
+from slm_interp.transcription.random_residuals import noises
 from slm_interp.transcription.targets import Answers, Given, Place, Spelling, Target, Unspelled, answer_of, given_of, places, spelled
 from slm_interp.transcription.windows import Window
 from slm_interp.utterance import Utterance
@@ -125,7 +125,7 @@ def costs(
         rows = rows_of[numbers[place]]
         ranges = {(w, row): one.positions(asked.places[row].span, resid.shape[1]) for w, one in enumerate(windows) for row in rows}
         ids = [one for kind in np.unique(asked.candidates[rows]) for one in asked.words.ids[kind]]
-        noise = generators(asked.question.seed, numbers[place], int(asked.sources.max()))
+        noise = noises(asked.question.nulls, asked.question.draws, asked.question.seed, numbers[place])
         cells = read_cells(slm, lens, resid, [position for window in ranges.values() for position in window], ids, noise)
         for (w, row), window in ranges.items():
             if len(window) >= asked.needed(row):

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
-from slm_interp import hooked
 from slm_interp.errors import ReadoutError, VocabularyError
+from slm_interp.lenses.many import residuals_of_each
 from slm_interp.model import SpeechTextModel
 from slm_interp.statistics import bootstrap
 from slm_interp.transcription.predictability import as_text
@@ -74,35 +73,44 @@ def word_states(
         ReadoutError: no words left.
         VocabularyError: a model without text, or words it cannot spell.
     """
-    heard: list[np.ndarray] = []
-    read: list[np.ndarray] = []
-    labels: list[tuple[int, str]] = []
+    texts: dict[int, Utterance] = {}
     counted: Counter[str] = Counter()
-    for number, utterance in enumerate(tqdm(utterances, desc="utterances", mininterval=5, disable=None)):
-        if not utterance.words:
-            continue
-        try:
-            text = as_text(slm, [word.text for word in utterance.words], form)
-        except VocabularyError:
-            if unspelled == "refuse":
-                raise
+    for number, utterance in enumerate(utterances):
+        text = _read_as_text(slm, utterance, form, unspelled) if utterance.words else None
+        if text is not None:
+            texts[number] = text
+        elif utterance.words:
             counted["in a sentence that is not spelled"] += len(utterance.words)
-            continue
-        streams = [hooked.residuals(slm.model, slm.check(one).tokens) for one in (utterance, text)]
-        left_out = [sinks(one) for one in streams]
-        for spoken, written in zip(utterance.words, text.words, strict=True):
-            places = (spoken.span.stop - 1, written.span.stop - 1)
-            if any(out[place] for out, place in zip(left_out, places, strict=True)):
-                counted["attention sink or massive activation"] += 1
-                continue
-            states = [one[:, place].double().cpu().numpy() for one, place in zip(streams, places, strict=True)]
-            heard.append(states[0])
-            read.append(states[1])
-            labels.append((number, spoken.text))
-    if not labels:
-        raise ReadoutError(f"No word is left to compare; left out: {dict(counted)}. Give utterances with words.")
-    numbers, types = zip(*labels, strict=True)
-    return WordStates(np.stack(heard, 1), np.stack(read, 1), np.array(numbers), types, counted)
+    spoken, written = (_last_positions(slm, some) for some in ({number: utterances[number] for number in texts}, texts))
+    words = [(number, index) for number, one in texts.items() for index in range(len(one.words))]
+    kept = [one for one in words if one in spoken and one in written]
+    counted["attention sink or massive activation"] = len(words) - len(kept)
+    if not kept:
+        raise ReadoutError(f"No word is left to compare; left out: {dict(+counted)}. Give utterances with words.")
+    heard, read = (np.stack([some[one] for one in kept], 1) for some in (spoken, written))
+    types = tuple(utterances[number].words[index].text for number, index in kept)
+    return WordStates(heard, read, np.array([number for number, _ in kept]), types, +counted)
+
+
+def _read_as_text(slm: SpeechTextModel, utterance: Utterance, form: str | None, unspelled: Unspelled) -> Utterance | None:
+    """The words of an utterance as text; None where they are to be dropped."""
+    try:
+        return as_text(slm, [word.text for word in utterance.words], form)
+    except VocabularyError:
+        if unspelled == "refuse":
+            raise
+        return None
+
+
+def _last_positions(slm: SpeechTextModel, utterances: Mapping[int, Utterance]) -> dict[tuple[int, int], Float[np.ndarray, "layer d_model"]]:
+    """The residuals at the last position of each word, by utterance and word; words at sinks are not there."""
+    numbers, found = list(utterances), {}
+    for place, resid in residuals_of_each(slm, list(utterances.values())):
+        out = sinks(resid)
+        for index, word in enumerate(utterances[numbers[place]].words):
+            if not out[word.span.stop - 1]:
+                found[numbers[place], index] = resid[:, word.span.stop - 1].double().cpu().numpy()
+    return found
 
 
 def stream_alignment(

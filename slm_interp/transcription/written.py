@@ -24,10 +24,10 @@ from slm_interp.errors import ReadoutError
 from slm_interp.lenses import Lens, LogitLens
 from slm_interp.model import SpeechTextModel
 from slm_interp.transcription.cells import COSTS, Candidate, Cells, pool, read_cells
-from slm_interp.transcription.nulls import RANDOM_RESIDUALS
 from slm_interp.transcription.observations import Observations
 from slm_interp.transcription.observe import observations
 from slm_interp.transcription.questions import Asked, Question, ask, strings
+from slm_interp.transcription.random_residuals import RANDOM
 from slm_interp.utterance import Utterance
 
 WRITTEN = 6
@@ -55,8 +55,9 @@ def written(
     """
     lens, question = lens or LogitLens(slm), question or Question(spelling="all_pieces")
     check_spelling(question)
-    if RANDOM_RESIDUALS in question.nulls:
-        raise ReadoutError(f"Nothing is replaced where a model writes of itself, so the null {RANDOM_RESIDUALS!r} has no meaning here.")
+    random = [name for name in question.nulls if name in RANDOM]
+    if random:
+        raise ReadoutError(f"Nothing is replaced where a model writes of itself, so the null {random[0]!r} has no meaning here.")
     prompts: list[Utterance] = []
     asked = ask(slm, utterances, question)
     shape = (len(COSTS), *asked.candidates.shape, slm.model.cfg.n_layers + 1)

@@ -1,11 +1,14 @@
-"""The streamed readout against the bare matrix products, alternating in one process.
+"""The streamed readout against the bare matrix products and the peers that are installed, alternating in one process.
 
-    python tests/benchmarks/readout.py --out readout.json
+    python -m tests.benchmarks.readout --out readout.json
 
 Rows are residual vectors; a lens over 29 layers x 512 positions reads 14,848 of them, which is the printed time
 *by row* times 14,848 (rows are read in blocks of equal size, so time is linear in them). The bare product is the
 best of several blockings of the same products in the same dtype, into buffers that exist already. Peak memory is
-anonymous memory above what weights, residuals and the result take.
+anonymous memory above what weights, residuals and the result take. `--rows 3712` measures 29 layers x 128 positions whole.
+
+With `--peers`, what TransformerLens 4 or nnterp do with the same rows (`peer_readouts.py`) is timed too, where they are installed. "speech alone" and
+"1,000 ids" read only those ids; what they skip of the product is what they save.
 """
 
 from __future__ import annotations
@@ -25,10 +28,11 @@ import torch
 
 from slm_interp.readout import Unembedding, modality_groups, read_out
 from slm_interp.vocabulary import IdRange, JointVocabulary
+from tests.benchmarks.peer_readouts import peer_readouts
 
 D_VOCAB, N_UNITS = 152_167, 500
 TEXT = D_VOCAB - N_UNITS - 2
-FULL_ROWS = 29 * 512
+LAYERS, FULL_ROWS = 29, 29 * 512
 CLOCK = time.perf_counter
 VOCABULARY = JointVocabulary(
     (
@@ -90,27 +94,34 @@ def products(resid: torch.Tensor, weight: torch.Tensor) -> dict[str, Callable[[]
     return {**forms, "16,384 ids": lambda: by_ids(16_384)}
 
 
-def measure(d_model: int, dtype: torch.dtype, rows: int, rounds: int) -> dict[str, object]:
+def measure(d_model: int, dtype: torch.dtype, rows: int, rounds: int, peers: bool = False) -> dict[str, object]:
     generator = torch.Generator().manual_seed(0)
     weight = torch.empty(D_VOCAB, d_model, dtype=dtype).normal_(0, 0.02, generator=generator)
     resid = torch.randn(rows, d_model, generator=generator).to(dtype)
     unembedding, groups = Unembedding(weight.T), modality_groups(VOCABULARY)
-    targets = torch.randperm(TEXT, generator=generator)[:100]
+    drawn = torch.randperm(TEXT, generator=generator)
+    targets, speech = drawn[:100], modality_groups(VOCABULARY, ["speech"])
+    candidates = modality_groups(VOCABULARY, ["text"], drawn[:1000].tolist())
     readouts = {
         "no targets": lambda: read_out(resid, unembedding, groups, 10),
         "5 targets": lambda: read_out(resid, unembedding, groups, 10, targets[:5]),
         "100 targets": lambda: read_out(resid, unembedding, groups, 10, targets),
+        "speech alone": lambda: read_out(resid, unembedding, speech, 10),
+        "1,000 ids": lambda: read_out(resid, unembedding, candidates, 10, targets),
     }
+    others = peer_readouts(resid, weight, targets) if peers else {}
     forms = products(resid, weight)
     seconds(forms["128 rows"])
     tried = {name: seconds(run) for name, run in forms.items()}
     best = min(tried, key=lambda name: tried[name])
     peak = peak_above(readouts["100 targets"])
+    peaks = {name: peak_above(run) for name, (_, run) in others.items()}
     times: dict[str, list[float]] = {"product": [], **{name: [] for name in readouts}}
     for _ in range(rounds):
         times["product"].append(seconds(forms[best]))
         for name, run in readouts.items():
             times[name].append(seconds(run))
+    times |= {name: [seconds(run) * rows / some] for name, (some, run) in others.items()}
     middle = {name: statistics.median(values) for name, values in times.items()}
     lowest = {name: min(values) for name, values in times.items()}
     return {
@@ -123,26 +134,43 @@ def measure(d_model: int, dtype: torch.dtype, rows: int, rounds: int) -> dict[st
         "ratio": {name: value / middle["product"] for name, value in middle.items() if name != "product"},
         "ratio_of_fastest": {name: value / lowest["product"] for name, value in lowest.items() if name != "product"},
         "peak_extra_mib": peak,
-        "seconds_for_29_layers_x_512_positions": {name: FULL_ROWS * value / rows for name, value in middle.items()},
+        "peak_extra_mib_of_peers": peaks,
+        "load_average": os.getloadavg(),
+        **{
+            f"seconds_for_29_layers_x_{positions}_positions": {name: LAYERS * positions * value / rows for name, value in middle.items()}
+            for positions in (128, 512)
+        },
     }
 
 
 def table(results: list[dict]) -> str:
     lines = [
-        "| d_model | dtype | bare product, ms by row | no targets | 5 targets | 100 targets | peak extra MiB | 29 x 512 rows, 5 targets |",
-        "|---|---|---|---|---|---|---|---|",
+        "| d_model | dtype | bare product, ms by row | no targets | 5 targets | 100 targets | speech alone | 1,000 ids "
+        "| peak extra MiB | 29 x 512 rows, 5 targets |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in results:
-        cells = " | ".join(
-            f"{one['ratio'][name]:.2f}x ({one['ratio_of_fastest'][name]:.2f}x)" for name in ("no targets", "5 targets", "100 targets")
-        )
+        names = ("no targets", "5 targets", "100 targets", "speech alone", "1,000 ids")
+        cells = " | ".join(f"{one['ratio'][name]:.2f}x ({one['ratio_of_fastest'][name]:.2f}x)" for name in names)
         whole = one["seconds_for_29_layers_x_512_positions"]["5 targets"]
         lines.append(
             f"| {one['d_model']} | {one['dtype']} | {one['ms_by_row']['product']:.2f} ({one['best_blocking']}) | {cells} "
-            f"| {one['peak_extra_mib']:.0f} | {whole:.0f} s by rows |"
+            f"| {one['peak_extra_mib']:.0f} | {whole:.0f} s{'' if one['rows'] == FULL_ROWS else ' by rows'} |"
         )
-    note = "Ratios to the bare product: of medians (of the fastest of each). The last column is extrapolated by rows."
-    return "\n".join([*lines, "", note])
+    note = (
+        f"Ratios to the bare product: of medians (of the fastest of each). The last column is extrapolated from {results[0]['rows']} rows."
+    )
+    return "\n".join([*lines, "", note, *_peer_lines(results)])
+
+
+def _peer_lines(results: list[dict]) -> list[str]:
+    lines = ["", "| d_model | dtype | peer | time over the bare product | peak extra MiB |", "|---|---|---|---|---|"]
+    rows = [
+        f"| {one['d_model']} | {one['dtype']} | {name} | {one['ratio'][name]:.2f}x ({one['ratio_of_fastest'][name]:.2f}x) | {peak:.0f} |"
+        for one in results
+        for name, peak in one["peak_extra_mib_of_peers"].items()
+    ]
+    return lines + rows if rows else []
 
 
 def main() -> None:
@@ -153,6 +181,7 @@ def main() -> None:
     parser.add_argument("--d-model", type=int, nargs="+", default=[3584, 896])
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--peers", action="store_true", help="time the peers that are installed too")
     parser.add_argument("--cpu-time", action="store_true", help="count processor seconds, for a busy machine; use with --threads 1")
     options = parser.parse_args()
     if options.cpu_time:
@@ -160,7 +189,9 @@ def main() -> None:
         CLOCK = time.process_time
     torch.set_num_threads(options.threads)
     results = [
-        measure(d_model, getattr(torch, dtype), options.rows, options.rounds) for d_model in options.d_model for dtype in options.dtype
+        measure(d_model, getattr(torch, dtype), options.rows, options.rounds, options.peers)
+        for d_model in options.d_model
+        for dtype in options.dtype
     ]
     clock = "processor" if options.cpu_time else "wall-clock"
     print(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.plots import lens_differences
 from slm_interp.readout import Unembedding, divergence
 from slm_interp.utterance import Span, Utterance, Word
+from tests.benchmarks.readout import anonymous_mib
 from tests.replicas import N_UNITS
 
 WORDS = ["the", "capital", "of", "france"]
@@ -118,6 +121,27 @@ def test_the_streamed_divergence_is_that_of_the_whole_distributions_in_blocks_of
         divergence([*ready[:-1], ready[-1][:4]], Unembedding(W_U, b_U), groups)
     with pytest.raises(ReadoutError, match="not finite"):
         divergence([*ready[:-1], ready[-1] * torch.nan], Unembedding(W_U, b_U), groups)
+
+
+def test_distances_stay_within_their_budget_of_memory() -> None:
+    lenses, rows, d_vocab, budget = 3, 600, 40_000, 96 * 2**20
+    weight, ready = torch.randn(d_vocab, 64), [torch.randn(rows, 64) for _ in range(lenses)]
+    groups = {"text": torch.arange(d_vocab) < 39_000, "speech": torch.arange(d_vocab) >= 39_000}
+    divergence([one[:2] for one in ready], Unembedding(weight.T), groups)
+    assert lenses * rows * d_vocab * 4 > 2 * budget
+    before, peak, done = anonymous_mib(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            peak[0] = max(peak[0], anonymous_mib())
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    divergence(ready, Unembedding(weight.T), groups, memory=budget)
+    done.set()
+    thread.join()
+    assert peak[0] - before < budget / 2**20
 
 
 def test_at_another_site_the_layers_are_blocks_and_the_output_is_still_the_model_s(tiny_slm: SpeechTextModel, spoken: Utterance) -> None:

@@ -70,6 +70,7 @@ def test_no_prompts_are_the_logit_lens(planted: JacobianFit, tiny_slm: SpeechTex
 def test_readings_come_nearer_with_prompts_and_intervals_hold_the_estimate(planted: JacobianFit, tiny_slm: SpeechTextModel) -> None:
     table = readout_convergence(planted, utterances(tiny_slm, 4), draws=200).query("layer == 1 and prompts > 0")
     assert table["kl"].iloc[-1] < 0.2 * table["kl"].iloc[0] and table["top1"].iloc[-1] > table["top1"].iloc[0]
+    assert table["kl"].iloc[-1] > 1e-3, "what the other half would read differently is not hidden"
     assert (table["kl_low"] <= table["kl"]).all() and (table["kl"] <= table["kl_high"]).all()
     assert np.isfinite(table["top1_low"]).all()
 

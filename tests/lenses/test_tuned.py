@@ -13,8 +13,8 @@ import torch
 
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
-from slm_interp.lenses import Aim, Lens, LogitLens, TunedLens
-from slm_interp.lenses.tuned import pulled_back
+from slm_interp.lenses import Aim, DirectedLens, Lens, LogitLens, TunedLens
+from slm_interp.lenses.directions import directions_of, first_pieces
 from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Utterance
 
@@ -39,7 +39,7 @@ def test_before_training_it_is_the_logit_lens_bit_for_bit(which: str, dtype: tor
     slm: SpeechTextModel = request.getfixturevalue(which)
     slm = half(slm) if dtype == torch.bfloat16 else slm
     lens, resid = TunedLens.untrained(slm), torch.randn(4, 9, slm.model.cfg.d_model).to(dtype)
-    assert isinstance(lens, Lens)
+    assert isinstance(lens, Lens) and isinstance(lens, DirectedLens)
     assert lens.name == "tuned[untrained]"
     for layer in range(slm.model.cfg.n_layers + 1):
         assert lens.scores(resid, layer).dtype == dtype
@@ -92,7 +92,7 @@ def test_a_direction_is_the_gradient_of_its_word_s_logit_but_for_the_norm_s_own_
     (identifier,) = tiny_slm.word_ids("capital")
     logit = tiny_slm.model.unembed(tiny_slm.model.ln_final(translated[None, None]))[0, 0, identifier]
     (gradient,) = torch.autograd.grad(logit, resid)
-    straight = pulled_back(tiny_slm, ["the", "capital"])[1]
+    straight = directions_of(tiny_slm, first_pieces(tiny_slm, ["the", "capital"]))[1]
     beside = straight - unit * (straight * unit).mean()
     expected = (beside + lens.weight[1].T @ beside) / deviation.detach()
     torch.testing.assert_close(gradient, expected.detach(), rtol=1e-4, atol=1e-5)

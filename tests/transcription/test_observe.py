@@ -202,7 +202,7 @@ def test_observations_say_what_was_asked_and_what_was_left_out(tiny_slm, corpus)
         ({"answers": {"clip 0": "rome"}}, "5 utterances have no answer, the first is 'clip 1'."),
         (
             {"nulls": ["random"]},
-            "Nulls are one or more of shuffled, elsewhere, frequency, random_residuals, each once, with at least one draw; got ['random'] with draws=5.",
+            "frequency, random_residuals, mixed_residuals, each once, with at least one draw; got ['random'] with draws=5.",
         ),
         ({"nulls": []}, "got [] with draws=5"),
         ({"draws": 0}, "with draws=0"),

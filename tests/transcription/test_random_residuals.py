@@ -9,7 +9,7 @@ import torch
 from slm_interp import LogitLens, hooked
 from slm_interp.readout import modality_groups, read_out
 from slm_interp.transcription import Question, by_position, observe, questions, recall, rise
-from slm_interp.transcription.random_residuals import generators, like
+from slm_interp.transcription.random_residuals import like, mixed, noises
 from tests.transcription import planted
 
 NULL = "random_residuals"
@@ -28,11 +28,11 @@ def test_random_vectors_have_the_norms_and_no_direction_of_the_residuals(tiny_sl
 def ranks_at_random(slm, utterance, number: int, ids: list[int], draws: int) -> np.ndarray:
     """Ranks of ids in random vectors, read by hand: [draw, layer, pos, id]."""
     lens, resid = LogitLens(slm), hooked.residuals(slm.model, utterance.tokens)
-    noise = generators(0, number, draws)
+    noise = noises([NULL], draws, 0, number)
     found = np.empty((draws, len(resid), len(utterance), len(ids)))
     for layer, one in enumerate(resid):
-        for draw, generator in enumerate(noise):
-            ready = lens.scores(like(one, generator), layer)
+        for draw, drawn in enumerate(noise):
+            ready = lens.scores(drawn(one), layer)
             found[draw, layer] = read_out(
                 ready, hooked.unembedding(slm.model), modality_groups(slm.vocabulary), 1, torch.tensor(ids)
             ).target_rank
@@ -132,3 +132,31 @@ def test_a_planted_word_is_found_and_in_random_vectors_it_is_not(planted_slm):
     at = by_position(planted_slm, heard, None, range(-1, 1), "end", k=1, question=question)
     assert (at["over"].sel(null=NULL, offset=0) > 0.8).all() and (at["over"].sel(null=NULL, offset=-1) < 0.1).all()
     assert (rise(planted_slm, heard, k=1, question=question)["heard_null"].abs() < 0.2).all()
+
+
+def test_mixed_residuals_have_the_norms_and_the_covariance_of_the_utterance(tiny_slm, corpus):
+    resid = hooked.residuals(tiny_slm.model, corpus[0].tokens)[:, :6]  # six positions: five directions of 24
+    drawn = mixed(resid, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.norm(dim=-1), resid.norm(dim=-1))
+    centred = resid - resid.mean(1, keepdim=True)
+    both = torch.cat([centred, drawn], 1)
+    assert torch.linalg.matrix_rank(both, rtol=1e-4).tolist() == torch.linalg.matrix_rank(centred, rtol=1e-4).tolist()
+    assert torch.linalg.matrix_rank(torch.cat([centred, like(resid, torch.Generator().manual_seed(0))], 1), rtol=1e-4).min() > 5
+    many = torch.cat([torch.nn.functional.normalize(mixed(resid[1], torch.Generator().manual_seed(one)), dim=-1) for one in range(400)])
+    found, wanted = (one.T @ one for one in (many, centred[1]))
+    assert torch.corrcoef(torch.stack([found.flatten(), wanted.flatten()]))[0, 1] > 0.9
+    assert (mixed(torch.ones(1, 3, 4), torch.Generator()) == 0).all()
+
+
+def test_both_random_nulls_stand_side_by_side_and_neither_changes_the_other(tiny_slm, corpus):
+    both = observe(tiny_slm, corpus, nulls=["mixed_residuals", "shuffled", NULL], draws=2).dataset
+    for name in ("mixed_residuals", NULL):
+        alone = observe(tiny_slm, corpus, nulls=[name], draws=2).dataset
+        np.testing.assert_array_equal(alone["null_rank"][0], both["null_rank"].sel(null=name)[..., : alone.sizes["word"], :])
+    assert (both["null_rank"].sel(null=NULL) != both["null_rank"].sel(null="mixed_residuals")).any()
+
+
+def test_a_word_that_is_heard_is_found_less_often_in_a_mixture(planted_slm):
+    table = recall(observe(planted_slm, planted.heard(planted_slm), window="last", nulls=["mixed_residuals"]), k=(1,))
+    by_layer = table[table["layer"] != "any"]
+    assert (by_layer["recall"] == 1).all() and (by_layer["over_mixed_residuals_low"] > 0.3).all()

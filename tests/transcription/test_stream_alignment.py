@@ -87,8 +87,8 @@ def test_states_are_those_of_the_last_position_and_the_last_piece(tiny_slm, corp
             if out[0][spoken.span.stop - 1] or out[1][written.span.stop - 1]:
                 continue
             assert states.word_type[row] == spoken.text and states.utterance[row] == number
-            np.testing.assert_allclose(states.speech[:, row], streams[0][:, spoken.span.stop - 1], rtol=1e-5)
-            np.testing.assert_allclose(states.text[:, row], streams[1][:, written.span.stop - 1], rtol=1e-5)
+            np.testing.assert_allclose(states.speech[:, row], streams[0][:, spoken.span.stop - 1], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(states.text[:, row], streams[1][:, written.span.stop - 1], rtol=1e-4, atol=1e-5)
             row += 1
     assert row == len(states.word_type)
 
