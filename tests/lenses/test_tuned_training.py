@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError, VocabularyError
 from slm_interp.lenses import Aim, LogitLens, TunedLens, TunedRecipe, train_tuned
-from slm_interp.lenses.tuned_data import batches, rows_of, sides
+from slm_interp.lenses.tuned_data import batch_of, batches, rows_of, sides
 from slm_interp.lenses.tuned_training import Run
 from slm_interp.metrics import kl_divergence
 from slm_interp.model import SpeechTextModel
@@ -64,6 +64,11 @@ def test_the_divergence_on_rows_it_never_saw_falls_and_is_the_one_it_reports(tin
             assert one["logit_lens"] == pytest.approx(sum(kl(start, tokens, one["layer"]) for tokens in held) / len(held), rel=1e-4)
     assert set(lens.history.modality) == {"all", "speech", "text"}
     assert lens.history.groupby("layer").size().nunique() == 1
+
+
+def test_newton_s_steps_go_below_the_first_guess(tiny_slm: SpeechTextModel) -> None:
+    looks = train_tuned(tiny_slm, rows(tiny_slm, 24), recipe=SMALL).history.query("modality == 'all'").groupby("layer").kl
+    assert (looks.last() < 0.95 * looks.nth(1).to_numpy()).all()
 
 
 def test_a_lens_is_never_worse_on_the_held_out_side_than_the_logit_lens(tiny_slm: SpeechTextModel) -> None:
@@ -216,6 +221,14 @@ def test_every_row_is_in_one_batch_of_a_pass(tiny_slm: SpeechTextModel) -> None:
     assert sorted(one for some in first for one in some) == list(range(23))
     assert first != second
     assert min(60 * len(some) for some in first) >= 125
+
+
+def test_residuals_are_those_of_the_chosen_positions_in_the_order_of_the_rows(tiny_slm: SpeechTextModel) -> None:
+    kept = rows_of(tiny_slm, rows(tiny_slm, 4), Aim("speech"))
+    batch = batch_of(tiny_slm, kept, [1], [2, 0])
+    expected = torch.cat([hooked.residuals(tiny_slm.model, kept.tokens[one])[:, kept.chosen[one]] for one in (2, 0)], 1)
+    torch.testing.assert_close(batch.resid[0], expected[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(batch.final, expected[-1], rtol=1e-4, atol=1e-5)
 
 
 def test_utterances_and_rows_of_ids_are_read_alike(tiny_slm: SpeechTextModel, spoken: Utterance) -> None:
