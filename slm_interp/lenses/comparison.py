@@ -36,7 +36,7 @@ from slm_interp.errors import ReadoutError
 from slm_interp.files import atomic_path
 from slm_interp.lenses.directions import first_pieces
 from slm_interp.lenses.lens import Lens, Targets, read
-from slm_interp.lenses.probe import WordProbe, rank_of
+from slm_interp.lenses.probe.probe import WordProbe, rank_of
 from slm_interp.model import SpeechTextModel
 from slm_interp.readout import divergence, modality_groups
 from slm_interp.utterance import Utterance

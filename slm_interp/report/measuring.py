@@ -29,9 +29,9 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.speech import Corpus
 from slm_interp.store import Store, open_store
 from slm_interp.transcription import Observations, Question
+from slm_interp.transcription.asking.targets import Spelling, Unspelled
 from slm_interp.transcription.paper import figure_2
 from slm_interp.transcription.recall import Ranks
-from slm_interp.transcription.targets import Spelling, Unspelled
 from slm_interp.transcription.tidy import asked_of, attrs_of, observations_of, rows_of
 
 BLOCK = 16  # utterances of one part

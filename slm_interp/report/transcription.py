@@ -31,8 +31,8 @@ from slm_interp import organisms, speech
 from slm_interp.errors import ReadoutError, SpeechError
 from slm_interp.files import atomic_path, write_text
 from slm_interp.lenses import Lens, LogitLens
-from slm_interp.lenses.jacobian import JacobianLens
-from slm_interp.lenses.tuned import TunedLens
+from slm_interp.lenses.jacobian.lens import JacobianLens
+from slm_interp.lenses.tuned.lens import TunedLens
 from slm_interp.model import SpeechTextModel
 from slm_interp.organisms import RECIPES
 from slm_interp.plots import mass_by_input, recall_by_position, recall_of_target, write_png

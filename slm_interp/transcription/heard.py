@@ -16,12 +16,12 @@ import pandas as pd
 
 from slm_interp.lenses import Lens
 from slm_interp.model import SpeechTextModel
+from slm_interp.transcription.asking.windows import span_and_after
 from slm_interp.transcription.observations import Observations
 from slm_interp.transcription.observe import observe
 from slm_interp.transcription.onset import rise
 from slm_interp.transcription.predictability import with_predictability
 from slm_interp.transcription.recall import Ranks, recall
-from slm_interp.transcription.windows import span_and_after
 from slm_interp.utterance import Utterance
 
 AFTER = 2

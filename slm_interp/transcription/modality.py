@@ -24,9 +24,9 @@ from slm_interp.lenses.many import residuals_of_each
 from slm_interp.model import SpeechTextModel
 from slm_interp.readout import Readout, modality_groups, read_out
 from slm_interp.statistics import bootstrap
-from slm_interp.transcription.questions import provenance, strings
-from slm_interp.transcription.random_residuals import like
-from slm_interp.transcription.windows import jittered
+from slm_interp.transcription.asking.questions import provenance, strings
+from slm_interp.transcription.asking.random_residuals import like
+from slm_interp.transcription.asking.windows import jittered
 from slm_interp.utterance import Utterance
 
 POOLINGS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -20,11 +20,11 @@ from jaxtyping import Float
 from slm_interp.errors import ReadoutError
 from slm_interp.lenses import Lens, LogitLens
 from slm_interp.model import SpeechTextModel
-from slm_interp.transcription.cells import COSTS
+from slm_interp.transcription.asking.cells import COSTS
+from slm_interp.transcription.asking.questions import Asked, Question, ask, costs, inside, provenance, strings, word_coordinates
+from slm_interp.transcription.asking.targets import Answers, Given, Spelling, Target, Unspelled, pieces
+from slm_interp.transcription.asking.windows import Window, named
 from slm_interp.transcription.observations import SCHEMA, Observations
-from slm_interp.transcription.questions import Asked, Question, ask, costs, inside, provenance, strings, word_coordinates
-from slm_interp.transcription.targets import Answers, Given, Spelling, Target, Unspelled, pieces
-from slm_interp.transcription.windows import Window, named
 from slm_interp.utterance import Utterance
 
 NAMES = {"rank": ("rank", 1), "rank_in_text": ("rank_in_text", 1), "surprise": ("log_prob", -1)}

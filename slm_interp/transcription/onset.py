@@ -19,11 +19,11 @@ from slm_interp.errors import ReadoutError
 from slm_interp.lenses import Lens, LogitLens
 from slm_interp.model import SpeechTextModel
 from slm_interp.statistics import bootstrap, sign_flip
-from slm_interp.transcription.cells import COSTS
+from slm_interp.transcription.asking.cells import COSTS
+from slm_interp.transcription.asking.questions import Asked, Question, ask, costs, inside, provenance, strings
+from slm_interp.transcription.asking.windows import FIRST, LAST, Window, before, end_and_after, from_end, offset
 from slm_interp.transcription.observe import settings_of
-from slm_interp.transcription.questions import Asked, Question, ask, costs, inside, provenance, strings
 from slm_interp.transcription.recall import VARIABLE, Ranks
-from slm_interp.transcription.windows import FIRST, LAST, Window, before, end_and_after, from_end, offset
 from slm_interp.utterance import Utterance
 
 Anchor = Literal["onset", "end"]

@@ -17,9 +17,9 @@ from slm_interp.errors import ReadoutError
 from slm_interp.model import SpeechTextModel
 from slm_interp.prompt import Segment
 from slm_interp.speech.corpus import corpus_hash
+from slm_interp.transcription.asking.questions import strings
+from slm_interp.transcription.asking.targets import Answers, answer_of
 from slm_interp.transcription.observations import Observations
-from slm_interp.transcription.questions import strings
-from slm_interp.transcription.targets import Answers, answer_of
 from slm_interp.utterance import Span, Utterance, Word
 
 CUT = 10

@@ -30,12 +30,12 @@ import xarray as xr
 from slm_interp.errors import ReadoutError
 from slm_interp.lenses import Lens
 from slm_interp.model import SpeechTextModel
-from slm_interp.transcription.cells import COSTS
+from slm_interp.transcription.asking.cells import COSTS
+from slm_interp.transcription.asking.questions import Asked, Question, ask, costs, inside, provenance, strings, word_coordinates
+from slm_interp.transcription.asking.targets import pieces
+from slm_interp.transcription.asking.windows import Window, named
 from slm_interp.transcription.observations import SCHEMA, Observations
 from slm_interp.transcription.observe import NAMES, settings_of
-from slm_interp.transcription.questions import Asked, Question, ask, costs, inside, provenance, strings, word_coordinates
-from slm_interp.transcription.targets import pieces
-from slm_interp.transcription.windows import Window, named
 from slm_interp.utterance import Utterance
 
 VALUES = tuple(name for name, _ in NAMES.values())

@@ -34,11 +34,11 @@ from torch import Tensor
 
 import slm_interp as si
 from slm_interp.files import write_text
-from slm_interp.lenses.divergence import head_of
-from slm_interp.lenses.tuned_data import Rows
-from slm_interp.lenses.tuned_data import rows_of as rows_of_sequences
-from slm_interp.lenses.tuned_progress import Progress
-from slm_interp.lenses.tuned_training import EVERYTHING, Run, TunedRecipe
+from slm_interp.lenses.tuned.data import Rows
+from slm_interp.lenses.tuned.data import rows_of as rows_of_sequences
+from slm_interp.lenses.tuned.divergence import head_of
+from slm_interp.lenses.tuned.progress import Progress
+from slm_interp.lenses.tuned.training import EVERYTHING, Run, TunedRecipe
 from slm_interp.organisms import RECIPES, path
 from slm_interp.organisms.corpus import load, prompts, save, speak
 from slm_interp.organisms.material import Material

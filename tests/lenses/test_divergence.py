@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
-from slm_interp.lenses.divergence import Head, Target, gap, head_of, kl_of, target_of
+from slm_interp.lenses.tuned.divergence import Head, Target, gap, head_of, kl_of, target_of
 from slm_interp.metrics import kl_divergence
 from slm_interp.model import SpeechTextModel
 

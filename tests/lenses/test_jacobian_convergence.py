@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from slm_interp.errors import ReadoutError
-from slm_interp.lenses import JacobianFit, JacobianRecipe, LogitLens, convergence, fit_jacobian, jacobian_fit, readout_convergence
+from slm_interp.lenses import JacobianFit, JacobianRecipe, LogitLens, convergence, fit_jacobian, readout_convergence
+from slm_interp.lenses.jacobian import fit
 from slm_interp.model import SpeechTextModel
 from slm_interp.plots import convergence_by_prompts
 from slm_interp.utterance import Utterance
@@ -22,7 +23,7 @@ def planted(tiny_slm: SpeechTextModel, monkeypatch: pytest.MonkeyPatch) -> Jacob
     """64 prompts whose Jacobians are one matrix plus noise of half its norm, independent for each."""
     generator = torch.Generator().manual_seed(0)
     truth = torch.randn(1, 24, 24, generator=generator).expand(3, -1, -1)
-    monkeypatch.setattr(jacobian_fit, "jacobians_of", lambda *arguments: truth + NOISE * torch.randn(3, 24, 24, generator=generator))
+    monkeypatch.setattr(fit, "jacobians_of", lambda *arguments: truth + NOISE * torch.randn(3, 24, 24, generator=generator))
     return fit_jacobian(tiny_slm, rows(tiny_slm, 64), SHORT)
 
 

@@ -13,8 +13,9 @@ from torch import nn
 
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
-from slm_interp.lenses import JacobianRecipe, fit_jacobian, jacobian_fit
-from slm_interp.lenses.jacobian_fit import jacobians_of
+from slm_interp.lenses import JacobianRecipe, fit_jacobian
+from slm_interp.lenses.jacobian import fit as module
+from slm_interp.lenses.jacobian.fit import jacobians_of
 from slm_interp.model import SpeechTextModel
 from tests.lenses.jacobians import FAMILIES, ROUNDING, break_weights, by_definition, every_derivative, interleaved, rows, silence_blocks
 from tests.replicas import WORDS
@@ -129,11 +130,11 @@ def test_a_fit_that_was_cut_off_goes_on_to_the_same_bits(
 
     whole = fit_jacobian(tiny_slm, prompts, SHORT)
     with monkeypatch.context() as patch:
-        patch.setattr(jacobian_fit, "jacobians_of", failing)
+        patch.setattr(module, "jacobians_of", failing)
         with pytest.raises(KeyboardInterrupt):
             fit_jacobian(tiny_slm, prompts, SHORT, folder=tmp_path, save_every=3)
     counted = []
-    monkeypatch.setattr(jacobian_fit, "jacobians_of", lambda *arguments: counted.append(arguments) or jacobians_of(*arguments))
+    monkeypatch.setattr(module, "jacobians_of", lambda *arguments: counted.append(arguments) or jacobians_of(*arguments))
     fit = fit_jacobian(tiny_slm, prompts, SHORT, folder=tmp_path, save_every=3)
     assert len(counted) == 4, "three of seven prompts were saved"
     assert torch.equal(fit.sums, whole.sums) and fit.counts == whole.counts == (4, 3)
@@ -149,7 +150,7 @@ def test_a_finished_fit_is_read_back_without_a_backward_run(
     tiny_slm: SpeechTextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = fit_jacobian(tiny_slm, rows(tiny_slm, 3), SHORT, folder=tmp_path)
-    monkeypatch.setattr(jacobian_fit, "jacobians_of", None)
+    monkeypatch.setattr(module, "jacobians_of", None)
     assert fit_jacobian(tiny_slm, rows(tiny_slm, 3), SHORT, folder=tmp_path).lens().hash == first.lens().hash
     with safe_open(tmp_path / "sums.safetensors", "pt") as file:
         assert json.loads(file.metadata()["choices"])["skip_first_positions"] == 2

@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy
 
 from slm_interp.errors import ReadoutError
 from slm_interp.lenses import States, WordProbe, selectivity, split, train_probe
-from slm_interp.lenses.control import drawn_label, labels_of
-from slm_interp.lenses.multinomial import fit, whitening
-from slm_interp.lenses.probe import rank_of
+from slm_interp.lenses.probe.control import drawn_label, labels_of
+from slm_interp.lenses.probe.multinomial import fit, whitening
+from slm_interp.lenses.probe.probe import rank_of
 from tests.lenses.planted_states import NEXT, NOISE, UNIT, WORD, WORDS, planted
 
 ONE = (1e-3,)

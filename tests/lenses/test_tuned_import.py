@@ -15,7 +15,7 @@ import torch
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
 from slm_interp.lenses import TunedLens
-from slm_interp.lenses.tuned_import import export_tuned, import_tuned, unembedding_hash
+from slm_interp.lenses.tuned.interchange import export_tuned, import_tuned, unembedding_hash
 from slm_interp.model import SpeechTextModel
 from tests.lenses.test_tuned import made
 

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError, VocabularyError
 from slm_interp.lenses import Aim, LogitLens, TunedLens, TunedRecipe, train_tuned
-from slm_interp.lenses.tuned_data import batch_of, batches, rows_of, sides
-from slm_interp.lenses.tuned_training import Run
+from slm_interp.lenses.tuned.data import batch_of, batches, rows_of, sides
+from slm_interp.lenses.tuned.training import Run
 from slm_interp.metrics import kl_divergence
 from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Utterance

@@ -207,7 +207,7 @@ def test_a_folder_of_another_corpus_or_model_or_lens_is_refused(slm, spoken, who
 
 
 def test_a_saved_lens_is_loaded_and_its_settings_are_part_of_the_question(slm, spoken, tmp_path):
-    from slm_interp.lenses.tuned import TunedLens
+    from slm_interp.lenses.tuned.lens import TunedLens
 
     TunedLens.untrained(slm).save(tmp_path / "lens")
     lens = command.lens_of(slm, str(tmp_path / "lens"))

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from slm_interp.lenses import collect, many, states
-from slm_interp.transcription import by_position, modality, modality_mass, observe, questions
+from slm_interp.lenses import collect, many
+from slm_interp.lenses.probe import states
+from slm_interp.transcription import by_position, modality, modality_mass, observe
+from slm_interp.transcription.asking import questions
 
 MEASURES = {
     "observe": lambda slm, corpus: observe(slm, corpus).dataset,

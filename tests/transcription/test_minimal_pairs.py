@@ -16,7 +16,7 @@ from slm_interp.audio import Audio
 from slm_interp.errors import ReadoutError, SpeechError
 from slm_interp.speech.units import Units
 from slm_interp.transcription import Choice, Pair, accuracy, forced_choice, minimal_pairs, read_choices, read_pairs, read_whole_pairs
-from slm_interp.transcription.pair_files import of_units
+from slm_interp.transcription.knowledge.pair_files import of_units
 from tests.replicas import N_UNITS, VARIANTS, random_weights, text_tokenizer, write_slamkit
 
 NAMES = {

@@ -68,7 +68,7 @@ def test_size_matched_text_and_speech_have_the_ids_of_the_smaller_and_no_other(t
 
 def test_random_vectors_have_the_norms_of_the_residuals(tiny_slm, corpus):
     from slm_interp import hooked
-    from slm_interp.transcription.random_residuals import like
+    from slm_interp.transcription.asking.random_residuals import like
 
     resid = hooked.residuals(tiny_slm.model, corpus[0].tokens)
     drawn = like(resid, torch.Generator().manual_seed(0))

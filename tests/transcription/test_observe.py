@@ -11,8 +11,8 @@ import xarray as xr
 from slm_interp import LogitLens
 from slm_interp.errors import ReadoutError, VocabularyError
 from slm_interp.transcription import Observations, observe, offset, span_and_after
-from slm_interp.transcription.targets import variants
-from slm_interp.transcription.windows import named
+from slm_interp.transcription.asking.targets import variants
+from slm_interp.transcription.asking.windows import named
 from tests.transcription import planted
 from tests.transcription.planted import SILENCE, AtLayers
 
@@ -86,7 +86,7 @@ def test_a_null_of_like_frequency_is_about_as_frequent(planted_slm):
     words = [f"{word}" for word in ("a", "the", "of", "is")]
     utterances = [planted.utterance(planted_slm, words, [[SILENCE]] * 4) for _ in range(5)]
     utterances += [planted.utterance(planted_slm, ["see", "capital", "paris", "rome"], [[SILENCE]] * 4)]
-    from slm_interp.transcription import nulls
+    from slm_interp.transcription.asking import nulls
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nulls, "FREQUENCY_NEIGHBOURS", 1)
@@ -134,7 +134,7 @@ def test_variants_count_every_case_and_space_that_has_a_piece(tiny_slm):
 
 def test_variants_are_the_best_of_their_ids(planted_slm, monkeypatch):
     """Here `paris` also counts as `rome`, and `sea` as `see`."""
-    from slm_interp.transcription import targets
+    from slm_interp.transcription.asking import targets
 
     ids = {word: planted_slm.word_ids(word) for word in planted.WORDS} | {
         "paris": (*planted_slm.word_ids("paris"), *planted_slm.word_ids("rome")),

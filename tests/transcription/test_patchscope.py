@@ -10,7 +10,8 @@ import torch
 
 from slm_interp import LogitLens, hooked, load
 from slm_interp.errors import ReadoutError, VocabularyError
-from slm_interp.transcription import Question, TargetPrompt, observe, patchscope, recall, targets
+from slm_interp.transcription import Question, TargetPrompt, observe, patchscope, recall
+from slm_interp.transcription.asking import targets
 from tests.replicas import N_UNITS, VARIANTS, text_tokenizer, write_slamkit
 from tests.transcription import planted
 

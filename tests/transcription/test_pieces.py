@@ -9,8 +9,9 @@ import pytest
 
 from slm_interp import LogitLens
 from slm_interp.errors import ReadoutError
-from slm_interp.transcription import Question, by_position, observe, offset, recall, targets
-from slm_interp.transcription.cells import Candidate, Cells, pool
+from slm_interp.transcription import Question, by_position, observe, offset, recall
+from slm_interp.transcription.asking import targets
+from slm_interp.transcription.asking.cells import Candidate, Cells, pool
 from tests.transcription import planted
 from tests.transcription.planted import SILENCE, WORDS, AtLayers
 

@@ -8,8 +8,9 @@ import torch
 
 from slm_interp import LogitLens, hooked
 from slm_interp.readout import modality_groups, read_out
-from slm_interp.transcription import Question, by_position, observe, questions, recall, rise
-from slm_interp.transcription.random_residuals import like, mixed, noises
+from slm_interp.transcription import Question, by_position, observe, recall, rise
+from slm_interp.transcription.asking import questions
+from slm_interp.transcription.asking.random_residuals import like, mixed, noises
 from tests.transcription import planted
 
 NULL = "random_residuals"

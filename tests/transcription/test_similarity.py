@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slm_interp.errors import StatisticsError
-from slm_interp.transcription.similarity import cka, cosines, gram, hsic, retrieved
+from slm_interp.transcription.streams.similarity import cka, cosines, gram, hsic, retrieved
 
 RNG = np.random.default_rng
 

@@ -13,7 +13,7 @@ import torch
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError, VocabularyError
 from slm_interp.transcription import stream_alignment
-from slm_interp.transcription.stream_alignment import SHUFFLES, sinks, word_states
+from slm_interp.transcription.streams.alignment import SHUFFLES, sinks, word_states
 from tests.transcription import planted
 from tests.transcription.planted import SILENCE, WORDS
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slm_interp.errors import UtteranceError
-from slm_interp.transcription.windows import before, end_and_after, from_end, jittered, named, offset, span_and_after
+from slm_interp.transcription.asking.windows import before, end_and_after, from_end, jittered, named, offset, span_and_after
 from slm_interp.utterance import Span, Utterance, Word
 
 SPAN = Span(4, 7)

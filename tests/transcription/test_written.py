@@ -12,8 +12,9 @@ import torch
 
 from slm_interp import hooked, metrics
 from slm_interp.errors import ReadoutError, UtteranceError
-from slm_interp.transcription import Question, recall, targets, written
-from slm_interp.transcription.written import until, write
+from slm_interp.transcription import Question, recall, written
+from slm_interp.transcription.asking import targets
+from slm_interp.transcription.ceilings.written import until, write
 from tests.transcription import planted
 from tests.transcription.planted import WORDS
 

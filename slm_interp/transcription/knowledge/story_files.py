@@ -20,8 +20,8 @@ from slm_interp.errors import SpeechError
 from slm_interp.model import SpeechTextModel
 from slm_interp.prompt import Modality
 from slm_interp.speech.quantiser import Quantiser
-from slm_interp.transcription.knowledge import Choice
-from slm_interp.transcription.pair_files import SOUNDS
+from slm_interp.transcription.knowledge.choices import Choice
+from slm_interp.transcription.knowledge.pair_files import SOUNDS
 from slm_interp.utterance import Utterance
 
 SUFFIXES: dict[Modality, tuple[str, ...]] = {"speech": SOUNDS, "text": (".txt",)}

@@ -23,11 +23,11 @@ from slm_interp import hooked
 from slm_interp.errors import ReadoutError
 from slm_interp.lenses import Lens, LogitLens
 from slm_interp.model import SpeechTextModel
-from slm_interp.transcription.cells import COSTS, Candidate, Cells, pool, read_cells
+from slm_interp.transcription.asking.cells import COSTS, Candidate, Cells, pool, read_cells
+from slm_interp.transcription.asking.questions import Asked, Question, ask, strings
+from slm_interp.transcription.asking.random_residuals import RANDOM
 from slm_interp.transcription.observations import Observations
 from slm_interp.transcription.observe import observations
-from slm_interp.transcription.questions import Asked, Question, ask, strings
-from slm_interp.transcription.random_residuals import RANDOM
 from slm_interp.utterance import Utterance
 
 WRITTEN = 6

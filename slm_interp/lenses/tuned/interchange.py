@@ -21,7 +21,7 @@ from torch import Tensor
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
 from slm_interp.files import atomic_path, write_text
-from slm_interp.lenses.tuned import TunedLens
+from slm_interp.lenses.tuned.lens import TunedLens
 from slm_interp.model import SpeechTextModel
 
 CONFIG, PARAMETERS = "config.json", "params.pt"

@@ -1,7 +1,7 @@
 """The tuned lens: an affine translator per layer, then the model's own final norm and unembedding (Belrose et al. 2023, arXiv 2303.08112).
 
 `scores(h) = norm(h + W_l h + b_l)`, with `W_l` and `b_l` trained so that `softmax(W_U scores)` comes near to what the model itself says at
-that position (`tuned_training`). Before training both are zero and the lens is the logit lens, bit for bit; layer `n_layers` has no
+that position (`training.py`). Before training both are zero and the lens is the logit lens, bit for bit; layer `n_layers` has no
 translator and is the model's own output.
 
 A tuned lens says what the model is *going to say*, as far as an affine map can tell it, and not what is at a layer in the basis of its
@@ -31,9 +31,9 @@ from slm_interp.errors import ReadoutError
 from slm_interp.files import atomic_path, write_text
 from slm_interp.lenses.directions import directions_of, first_pieces
 from slm_interp.lenses.lens import read
+from slm_interp.lenses.probe.states import fingerprint_of
 from slm_interp.lenses.reading import Reading
-from slm_interp.lenses.states import fingerprint_of
-from slm_interp.lenses.tuned_aim import Aim
+from slm_interp.lenses.tuned.aim import Aim
 from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Utterance
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
-from slm_interp.lenses.jacobian_fit import JacobianFit, key_of, relative_distance
+from slm_interp.lenses.jacobian.fit import JacobianFit, key_of, relative_distance
 from slm_interp.readout import modality_groups
 from slm_interp.statistics import bootstrap
 from slm_interp.utterance import Utterance

@@ -1,7 +1,7 @@
 """The word probe: which word is being said, was said or comes next, read linearly from the residual stream.
 
 A lens looks in the model's own text basis. A probe looks in any, so it tells "not there" from "there in another basis". How it is trained
-stands in `probe_training.py`, what it must not merely have learnt by heart in `control.py`.
+stands in `training.py`, what it must not merely have learnt by heart in `control.py`.
 
 Words that training never had have no class. They are left out of the accuracy, and their share stands beside it.
 """
@@ -26,8 +26,8 @@ from torch import Tensor
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
 from slm_interp.files import atomic_path, write_text
-from slm_interp.lenses.control import labels_of
-from slm_interp.lenses.states import States, fingerprint_of
+from slm_interp.lenses.probe.control import labels_of
+from slm_interp.lenses.probe.states import States, fingerprint_of
 from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Utterance
 

@@ -33,9 +33,9 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.speech.audio import read_audio, resample
 from slm_interp.speech.quantiser import Quantiser
 from slm_interp.speech.slamkit_files import SpeechSegment, parse_unit_string
-from slm_interp.transcription.knowledge import Choice
-from slm_interp.transcription.minimal_pairs import Pair
-from slm_interp.transcription.pair_files import of_units
+from slm_interp.transcription.knowledge.choices import Choice
+from slm_interp.transcription.knowledge.minimal_pairs import Pair
+from slm_interp.transcription.knowledge.pair_files import of_units
 
 WANTED = {"choices": ("prompt", "right", "wrong", "name"), "pairs": ("right", "wrong", "name")}
 MAY = ("cluster", "right_text", "wrong_text")

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from slm_interp.errors import ReadoutError
-from slm_interp.lenses.states import States
+from slm_interp.lenses.probe.states import States
 
 Control: TypeAlias = Literal["none", "word", "unit"]
 

@@ -27,14 +27,14 @@ from slm_interp import hooked
 from slm_interp.errors import ReadoutError
 from slm_interp.lenses import LogitLens
 from slm_interp.model import SpeechTextModel
-from slm_interp.transcription.cells import COSTS, Cells, costs_of, pool
+from slm_interp.transcription.asking.cells import COSTS, Cells, costs_of, pool
+from slm_interp.transcription.asking.questions import Question, ask
+from slm_interp.transcription.asking.random_residuals import Noise, noises
+from slm_interp.transcription.asking.targets import Place
+from slm_interp.transcription.asking.windows import Window, named
+from slm_interp.transcription.ceilings.written import check_spelling, followed_by, ids_of, teacher_forced
 from slm_interp.transcription.observations import Observations
 from slm_interp.transcription.observe import observations
-from slm_interp.transcription.questions import Question, ask
-from slm_interp.transcription.random_residuals import Noise, noises
-from slm_interp.transcription.targets import Place
-from slm_interp.transcription.windows import Window, named
-from slm_interp.transcription.written import check_spelling, followed_by, ids_of, teacher_forced
 from slm_interp.utterance import Utterance
 
 

@@ -28,7 +28,7 @@ from slm_interp.errors import SpeechError
 from slm_interp.model import SpeechTextModel
 from slm_interp.speech.quantiser import Quantiser
 from slm_interp.speech.slamkit_files import read_features, read_tokens
-from slm_interp.transcription.minimal_pairs import Pair
+from slm_interp.transcription.knowledge.minimal_pairs import Pair
 from slm_interp.utterance import Utterance
 
 SOUNDS = (".wav", ".flac")

@@ -28,13 +28,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from slm_interp.errors import ReadoutError
-from slm_interp.lenses.divergence import MEMORY, Head, Target, gap, head_of, kl_of, target_of
-from slm_interp.lenses.kronecker import coordinate_scale, least_squares, moment, moved, newton
-from slm_interp.lenses.states import fingerprint_of
-from slm_interp.lenses.tuned import TunedLens
-from slm_interp.lenses.tuned_aim import Aim
-from slm_interp.lenses.tuned_data import MODALITIES, Batch, Rows, batch_of, batches, rows_of, sides
-from slm_interp.lenses.tuned_progress import Looked, Progress
+from slm_interp.lenses.probe.states import fingerprint_of
+from slm_interp.lenses.tuned.aim import Aim
+from slm_interp.lenses.tuned.data import MODALITIES, Batch, Rows, batch_of, batches, rows_of, sides
+from slm_interp.lenses.tuned.divergence import MEMORY, Head, Target, gap, head_of, kl_of, target_of
+from slm_interp.lenses.tuned.kronecker import coordinate_scale, least_squares, moment, moved, newton
+from slm_interp.lenses.tuned.lens import TunedLens
+from slm_interp.lenses.tuned.progress import Looked, Progress
 from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Utterance
 

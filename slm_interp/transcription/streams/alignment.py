@@ -26,10 +26,10 @@ from slm_interp.errors import ReadoutError, VocabularyError
 from slm_interp.lenses.many import residuals_of_each
 from slm_interp.model import SpeechTextModel
 from slm_interp.statistics import bootstrap
+from slm_interp.transcription.asking.questions import corpus_hash, model_provenance, strings
+from slm_interp.transcription.asking.targets import Unspelled
 from slm_interp.transcription.predictability import as_text
-from slm_interp.transcription.questions import corpus_hash, model_provenance, strings
-from slm_interp.transcription.similarity import cka, cosines, gram, retrieved
-from slm_interp.transcription.targets import Unspelled
+from slm_interp.transcription.streams.similarity import cka, cosines, gram, retrieved
 from slm_interp.utterance import Utterance
 
 MASSIVE = 5.0

@@ -14,7 +14,7 @@ import numpy as np
 
 from slm_interp.errors import ReadoutError, VocabularyError
 from slm_interp.model import SpeechTextModel
-from slm_interp.transcription.windows import jittered
+from slm_interp.transcription.asking.windows import jittered
 from slm_interp.utterance import Span, Utterance
 
 Target = Literal["current", "next", "answer", "given"]

@@ -23,7 +23,7 @@ from slm_interp import hooked, metrics
 from slm_interp.errors import ReadoutError
 from slm_interp.model import SpeechTextModel
 from slm_interp.statistics import bootstrap, sign_flip
-from slm_interp.transcription.questions import model_provenance
+from slm_interp.transcription.asking.questions import model_provenance
 from slm_interp.utterance import Utterance
 
 Normalise = Literal["sum", "mean"]

@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from slm_interp.errors import ReadoutError
-from slm_interp.transcription.random_residuals import RANDOM
-from slm_interp.transcription.targets import Place
+from slm_interp.transcription.asking.random_residuals import RANDOM
+from slm_interp.transcription.asking.targets import Place
 from slm_interp.utterance import Utterance
 
 FREQUENCY_NEIGHBOURS = 10

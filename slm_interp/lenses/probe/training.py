@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from slm_interp.errors import ReadoutError
-from slm_interp.lenses.control import Control, counts, labels_of
-from slm_interp.lenses.multinomial import fit, whitening
-from slm_interp.lenses.probe import Apart, WordProbe, dataset_of
-from slm_interp.lenses.states import States, held_out
+from slm_interp.lenses.probe.control import Control, counts, labels_of
+from slm_interp.lenses.probe.multinomial import fit, whitening
+from slm_interp.lenses.probe.probe import Apart, WordProbe, dataset_of
+from slm_interp.lenses.probe.states import States, held_out
 
 Asked: TypeAlias = Literal["current", "next", "previous"]
 

@@ -20,9 +20,9 @@ from slm_interp.errors import ReadoutError
 from slm_interp.lenses import Lens
 from slm_interp.model import SpeechTextModel
 from slm_interp.readout import modality_groups, read_out
-from slm_interp.transcription.pooling import COMBINE
-from slm_interp.transcription.random_residuals import Noise
-from slm_interp.transcription.targets import Spelling
+from slm_interp.transcription.asking.pooling import COMBINE
+from slm_interp.transcription.asking.random_residuals import Noise
+from slm_interp.transcription.asking.targets import Spelling
 
 COSTS = ("rank", "rank_in_text", "surprise")
 ROWS_AT_ONCE = 1024

@@ -23,8 +23,8 @@ import torch
 
 from slm_interp.errors import ReadoutError
 from slm_interp.files import atomic_path
-from slm_interp.lenses.jacobian import JacobianLens, check_model
-from slm_interp.lenses.states import fingerprint_of
+from slm_interp.lenses.jacobian.lens import JacobianLens, check_model
+from slm_interp.lenses.probe.states import fingerprint_of
 from slm_interp.model import SpeechTextModel
 
 OURS = "slm_interp"

@@ -22,7 +22,7 @@ Declared here, and not in the reference:
   Sources with no target at or after them are then left out of the average.
 - Layer 0, the embedding, is fitted like the others.
 - Prompts are dealt alternately into two halves, and the sums of each are kept when it has 1, 2, 4, 8, ... prompts, so that convergence
-  can be told from agreement of the lens with itself (`jacobian_convergence.py`).
+  can be told from agreement of the lens with itself (`convergence.py`).
 - With a folder, sums are written whole or not at all after every few prompts, and a fit that was cut off goes on to the same bits.
 """
 
@@ -44,8 +44,8 @@ from tqdm import tqdm
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
 from slm_interp.files import atomic_path
-from slm_interp.lenses.jacobian import JacobianLens
-from slm_interp.lenses.states import fingerprint_of
+from slm_interp.lenses.jacobian.lens import JacobianLens
+from slm_interp.lenses.probe.states import fingerprint_of
 from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Utterance
 

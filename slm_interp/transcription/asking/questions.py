@@ -18,12 +18,12 @@ from slm_interp.lenses import Lens
 from slm_interp.lenses.many import residuals_of_each
 from slm_interp.model import SpeechTextModel
 from slm_interp.speech.corpus import corpus_hash
-from slm_interp.transcription.cells import COSTS, Candidate, pool, read_cells
-from slm_interp.transcription.nulls import Lexicon, draw, lexicon, sources
-from slm_interp.transcription.pooling import positions_needed
-from slm_interp.transcription.random_residuals import noises
-from slm_interp.transcription.targets import Answers, Given, Place, Spelling, Target, Unspelled, answer_of, given_of, places, spelled
-from slm_interp.transcription.windows import Window
+from slm_interp.transcription.asking.cells import COSTS, Candidate, pool, read_cells
+from slm_interp.transcription.asking.nulls import Lexicon, draw, lexicon, sources
+from slm_interp.transcription.asking.pooling import positions_needed
+from slm_interp.transcription.asking.random_residuals import noises
+from slm_interp.transcription.asking.targets import Answers, Given, Place, Spelling, Target, Unspelled, answer_of, given_of, places, spelled
+from slm_interp.transcription.asking.windows import Window
 from slm_interp.utterance import Utterance
 
 

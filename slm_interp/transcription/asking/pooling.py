@@ -20,7 +20,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from slm_interp.transcription.targets import Spelling
+from slm_interp.transcription.asking.targets import Spelling
 
 Combine: TypeAlias = Callable[[np.ndarray], np.ndarray]
 

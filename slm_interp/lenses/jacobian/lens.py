@@ -1,7 +1,7 @@
 """The Jacobian lens: a residual moved to the last layer by the mean Jacobian, then read by the model's own norm and unembedding.
 
 Gurnee et al. 2026, "Verbalizable Representations Form a Global Workspace in Language Models"
-(transformer-circuits.pub/2026/workspace); the estimator stands in `jacobian_fit.py`. As published:
+(transformer-circuits.pub/2026/workspace); the estimator stands in `fit.py`. As published:
 
     scores = norm(J_l resid),  logits = W_U scores + b_U
 
@@ -34,8 +34,8 @@ from slm_interp.errors import ReadoutError
 from slm_interp.files import atomic_path, write_text
 from slm_interp.lenses.directions import columns_of, directions_of, first_pieces
 from slm_interp.lenses.lens import read
+from slm_interp.lenses.probe.states import fingerprint_of
 from slm_interp.lenses.reading import Reading
-from slm_interp.lenses.states import fingerprint_of
 from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Utterance
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
-from slm_interp.lenses.tuned_aim import Aim
+from slm_interp.lenses.tuned.aim import Aim
 from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Utterance
 

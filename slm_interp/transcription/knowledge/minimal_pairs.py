@@ -20,8 +20,8 @@ from tqdm import tqdm
 from slm_interp import metrics
 from slm_interp.errors import ReadoutError
 from slm_interp.model import SpeechTextModel
-from slm_interp.transcription.knowledge import CHANCE, Among, Normalise
-from slm_interp.transcription.questions import model_provenance
+from slm_interp.transcription.asking.questions import model_provenance
+from slm_interp.transcription.knowledge.choices import CHANCE, Among, Normalise
 from slm_interp.utterance import Utterance
 
 
