@@ -17,6 +17,8 @@ VENV4 := .venv-tl4
 PIP4 := $(VENV4)/bin/python $(INSTALL)
 TL4 := transformer-lens==4.3.0
 FUZZ_SECONDS ?= 60
+# One test file at a time on each core; the tests themselves take one thread.
+SPREAD := --numprocesses auto --dist loadfile
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 
@@ -26,10 +28,10 @@ demo: $(VENV)/.speech
 	$(BIN)/slm-interp demo --out out/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 test-tl4: $(VENV4)/.dev
-	$(VENV4)/bin/python -m pytest
+	$(VENV4)/bin/python -m pytest $(SPREAD)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
