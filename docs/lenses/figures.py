@@ -1,6 +1,6 @@
 """What each lens finds in each organism that ships: the table and pictures of docs/lenses-on-organisms.md.
 
-    python docs/lenses/figures.py [ORGANISM ...]     all that ship if none is named; about two minutes each on a quiet core
+    python docs/lenses/figures.py [ORGANISM ...]     all that ship if none is named; about five minutes each on a quiet core
 
 Lenses are trained on rows of the organism's own world; what they are asked is held out: `slm_interp.transcription.heard` of 150 sentences.
 Every organism's rows go to a part of `work/` as soon as they are there, so that a run that was cut off goes on.
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 import slm_interp as si
 from slm_interp import transcription
@@ -60,7 +61,7 @@ def lenses(slm: si.SpeechTextModel, recipe: Recipe) -> dict[str, Lens]:
 
 def measured(name: str) -> pd.DataFrame:
     """What every lens shows of the words of an organism that could not be foreseen, by both rankings; and its mass on text."""
-    slm, recipe = si.load(name), RECIPES[name]
+    slm, recipe = si.load(name, dtype=torch.float32), RECIPES[name]  # gradients want it, and rows then run in batches
     sentences = ablation.heard_sentences(slm, recipe, SENTENCES)
     parts = []
     for title, lens in lenses(slm, recipe).items():
