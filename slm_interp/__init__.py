@@ -8,10 +8,10 @@ reading = si.LogitLens(slm).read(utterance)
 reading.plot()
 """
 
-from slm_interp import organisms, speech, transcription
+from slm_interp import lenses, organisms, speech, transcription
 from slm_interp.audio import Audio
 from slm_interp.convert import inspect, load, verify
-from slm_interp.lenses import JacobianLens, LogitLens, Reading, WordProbe
+from slm_interp.lenses import JacobianLens, LogitLens, Reading, TunedLens, WordProbe
 from slm_interp.model import SpeechTextModel
 from slm_interp.utterance import Contrast, Span, Utterance, Word
 from slm_interp.vocabulary import IdRange, JointVocabulary
@@ -28,10 +28,12 @@ __all__ = [
     "Reading",
     "Span",
     "SpeechTextModel",
+    "TunedLens",
     "Utterance",
     "Word",
     "WordProbe",
     "inspect",
+    "lenses",
     "load",
     "organisms",
     "speech",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path`; it takes the real name only if the block ends without an error.
+    """A temporary path beside `path`; it takes the real name only if the block ends without an error and its bytes are on the disk.
 
     The suffix stays the same, for writers that look at it, and others may read the file if they may read new files here
     (safetensors would keep it private). Missing parent folders are made. For one file, not a folder.
@@ -24,6 +24,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink()
         yield temporary
         temporary.chmod(mode)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
