@@ -65,7 +65,8 @@ def page_of(
 
 
 def _asked(corpus: Corpus, measured: Measured, source: Mapping[str, Any]) -> str:
-    counted = "; ".join(f"{target}: {dict(seen.left_out) or 'none left out'}" for target, seen in measured.observed.items())
+    reasons = {target: ", ".join(f"{count} {why}" for why, count in seen.left_out.items()) for target, seen in measured.observed.items()}
+    counted = "; ".join(f"{target}: {why or 'none'}" for target, why in reasons.items())
     absent = "".join(f"\n\nNot measured: {name}. {reason}" for name, reason in measured.notes.items())
     return (
         f"{corpus!r}.\n\nLens: {source.get('lens lens', '?')}. A word counts as decoded at k if it is among the k best at any position of its span; "
