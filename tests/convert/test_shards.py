@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from slm_interp import hooked
 from slm_interp.convert import inspect, load, verify
 from slm_interp.convert.checkpoint import Checkpoint
 from slm_interp.convert.declaration import Declaration, Form, Recognised, UnitRange
@@ -421,10 +422,12 @@ def test_queries_keys_and_values_of_one_matrix_share_no_memory(tmp_path: Path) -
     torch.save(state, tmp_path / BINARY)
     family = Declaration("mine", (UnitRange("<{}>", 20, start=0),), (Form("bare"),), recognised=Recognised(("chatglm",)))
     slm = load(tmp_path, family=family)
-    attention = slm.model.blocks[0].attn
-    keys, values = attention._W_K.clone(), attention._W_V.clone()
+    held = hooked.parameters(slm.model)
+    keys, values = (held[f"blocks.0.attn._W_{letter}"].clone() for letter in "KV")
     with torch.no_grad():
-        attention.W_Q.zero_()
-        slm.model.blocks[0].mlp.W_gate.zero_()
-    assert torch.equal(attention._W_K, keys) and torch.equal(attention._W_V, values)
-    assert bool(slm.model.blocks[0].mlp.W_in.count_nonzero())
+        held["blocks.0.attn.W_Q"].zero_()
+        held["blocks.0.mlp.W_gate"].zero_()
+    again = hooked.parameters(slm.model)
+    assert not again["blocks.0.attn.W_Q"].any()
+    assert torch.equal(again["blocks.0.attn._W_K"], keys) and torch.equal(again["blocks.0.attn._W_V"], values)
+    assert bool(again["blocks.0.mlp.W_in"].count_nonzero())
