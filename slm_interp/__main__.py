@@ -20,6 +20,8 @@ Tokenizer = Annotated[
     str | None, typer.Option(help="Tokenizer of the text ids: a folder or a hub id. Interleaved slamkit checkpoints need it.")
 ]
 Family = Annotated[str | None, typer.Option(help="A family by name (`families` lists them), or a .toml or .yaml file that declares one.")]
+Quantiser = Annotated[Path | None, typer.Option(help="Folder of the quantiser, where the checkpoint carries none.")]
+PromptForm = Annotated[str | None, typer.Option(help="Prompt form; `inspect` lists them.")]
 Units = Annotated[int | None, typer.Option(help="Units of the quantiser, where they are not the family's own number.")]
 
 
@@ -78,8 +80,8 @@ def lens(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lens.html"),
     text_tokenizer: Tokenizer = None,
     family: Family = None,
-    quantiser: Annotated[Path | None, typer.Option(help="Folder of the quantiser, where the checkpoint carries none.")] = None,
-    form: Annotated[str | None, typer.Option(help="Prompt form; `inspect` lists them.")] = None,
+    quantiser: Quantiser = None,
+    form: PromptForm = None,
     n_units: Units = None,
 ) -> None:
     """Read a recording with the logit lens and write one self-contained page."""
@@ -150,8 +152,8 @@ def transcription(
     pictures: Annotated[bool, typer.Option(help="Draw the figures as PNG too, where kaleido and a browser are there.")] = True,
     text_tokenizer: Tokenizer = None,
     family: Family = None,
-    quantiser: Annotated[Path | None, typer.Option(help="Folder of the quantiser, where the checkpoint carries none.")] = None,
-    form: Annotated[str | None, typer.Option(help="Prompt form; `inspect` lists them.")] = None,
+    quantiser: Quantiser = None,
+    form: PromptForm = None,
     n_units: Units = None,
 ) -> None:
     """Is the spoken word decodable as text, where, and beyond its nulls? Tables, figures and a page; resumable."""

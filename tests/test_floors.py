@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "slm_interp"
 
 FLOORS: dict[int, str] = {
-    0: "errors files audio vocabulary streams strings utterance prompt metrics statistics correlation store plots page",
+    0: "errors files audio vocabulary streams strings utterance prompt metrics statistics correlation store netcdf plots page",
     1: "hooked model readout",
     2: "convert speech lenses",
     3: "patching",

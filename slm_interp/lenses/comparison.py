@@ -33,11 +33,11 @@ from torch import Tensor
 
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
-from slm_interp.files import atomic_path
 from slm_interp.lenses.directions import first_pieces
 from slm_interp.lenses.lens import Lens, Targets, read
 from slm_interp.lenses.probe.probe import WordProbe, rank_of
 from slm_interp.model import SpeechTextModel
+from slm_interp.netcdf import read_dataset, write_dataset
 from slm_interp.readout import divergence, modality_groups
 from slm_interp.utterance import Utterance
 from slm_interp.vocabulary import Kind
@@ -103,8 +103,7 @@ class Comparison:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a netCDF file, whole or not at all."""
-        with atomic_path(path) as temporary:
-            self.dataset.to_netcdf(temporary, engine="h5netcdf")
+        write_dataset(self.dataset, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Comparison:
@@ -113,10 +112,7 @@ class Comparison:
         Raises:
             ReadoutError: no such file, or one that is no comparison.
         """
-        try:
-            dataset = xr.load_dataset(path, engine="h5netcdf")
-        except (OSError, ValueError) as error:
-            raise ReadoutError(f"{os.fspath(path)!r} is no saved comparison: {error}") from error
+        dataset = read_dataset(path, "is no saved comparison")
         if "kl" not in dataset or "lens" not in dataset.dims:
             raise ReadoutError(f"{os.fspath(path)!r} is no saved comparison: it has no lenses and no KL between them.")
         return Comparison(dataset)
@@ -148,8 +144,8 @@ def compare(
 ) -> Comparison:
     """Read an utterance with several lenses, and say in every cell how far they are apart.
 
-    Every lens is read as by `lenses.read`, and its distributions once more for the divergences: two products with `W_U` for each lens. Nothing of
-    size `[layer, pos, d_vocab]` exists.
+    The model runs once. Every lens is read as by `lenses.read`, and its distributions once more for the divergences: two products with `W_U` for
+    each lens. Nothing of size `[layer, pos, d_vocab]` exists.
 
     Args:
         lenses: at least two, by the names the result has; the first is what the others are compared to.
@@ -162,7 +158,8 @@ def compare(
     """
     _check(lenses, probe, site)
     options = {"layers": layers, "targets": targets, "k": k, "kinds": kinds, "exclude_input": exclude_input, "site": site, "memory": memory}
-    readings = [read(lens, slm, utterance, **options).dataset for lens in lenses.values()]  # type: ignore[arg-type]
+    stream = hooked.stream(slm.model, slm.check(utterance).tokens, site)
+    readings = [read(lens, slm, utterance, **options, stream=stream).dataset for lens in lenses.values()]  # type: ignore[arg-type]
     names = np.array(list(lenses), dtype=object)
     together = xr.concat(
         [one[list(COMPARED)] for one in readings],
@@ -172,7 +169,7 @@ def compare(
         join="exact",
         combine_attrs="drop",
     )
-    cells = _cells(slm, utterance, lenses, together, (kinds, exclude_input, site, memory), probe)
+    cells = _cells(slm, utterance, lenses, together, stream, (kinds, exclude_input, site, memory), probe)
     first = together["top_id"].isel(k=0, drop=True)
     same = (first == first.rename(lens="other")).transpose("lens", "other", "layer", "pos")
     settings = {name: lens.settings for name, lens in lenses.items()}
@@ -201,13 +198,13 @@ def _cells(
     utterance: Utterance,
     lenses: Mapping[str, Lens],
     together: xr.Dataset,
+    stream: Float[Tensor, "layer pos d_model"],
     scope: tuple[Sequence[Kind] | None, bool, str, int],
     probe: WordProbe | None,
 ) -> dict[str, Any]:
     """Divergences of every cell, and ranks among the probe's words; one layer at a time."""
     kinds, exclude_input, site, memory = scope
     groups, unembedding = modality_groups(slm.vocabulary, kinds), hooked.unembedding(slm.model)
-    stream = hooked.stream(slm.model, utterance.tokens, site)
     last = stream[-1] if site == "resid_post" else hooked.residuals(slm.model, utterance.tokens)[-1]
     output = hooked.final_norm(slm.model, last)
     inputs = utterance.tokens if exclude_input else None

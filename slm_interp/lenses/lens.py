@@ -109,6 +109,7 @@ def read(
     exclude_input: bool = False,
     site: str = "resid_post",
     memory: int = 256 * 2**20,
+    stream: Float[Tensor, "layer pos d_model"] | None = None,
 ) -> Reading:
     """Read every layer and position of an utterance.
 
@@ -121,6 +122,7 @@ def read(
         kinds, ids, exclude_input: see `Scope`.
         site: where in each block; the table is at the top of this file.
         memory: bytes the readout may take beyond the residuals and the result.
+        stream: `hooked.stream` of this utterance at this site, where it was run already; several lenses then share one run.
 
     Raises:
         ReadoutError: layers, targets or a site that are not there, a site the lens is not for, residuals that are not finite.
@@ -133,7 +135,7 @@ def read(
     chosen = _layers(layers, slm, lens, site)
     groups = modality_groups(slm.vocabulary, scope.kinds, scope.ids)
     asked, unspelled = _targets(slm, utterance, targets, "text" in groups)
-    resid = hooked.stream(slm.model, utterance.tokens, site)[chosen]
+    resid = _stream(slm, utterance, site, stream)[chosen]
     _refuse_non_finite(resid, chosen, site)
     distinct = sorted({one.identifier for one in asked})
     parts = []
@@ -147,6 +149,15 @@ def read(
     settings = {**lens.settings, "site": site, "exclude_input": "yes" if exclude_input else "no", "words_not_spelled": ",".join(unspelled)}
     sizes = {name: int(mask.sum()) for name, mask in groups.items()}
     return Reading(dataset_of(slm, utterance, chosen, Readout.cat(parts), columns, asked, sizes, settings))
+
+
+def _stream(slm: SpeechTextModel, utterance: Utterance, site: str, there: Tensor | None) -> Float[Tensor, "layer pos d_model"]:
+    if there is None:
+        return hooked.stream(slm.model, utterance.tokens, site)
+    wanted = (len(hooked.layers_at(slm.model, site)), len(utterance), slm.model.cfg.d_model)
+    if tuple(there.shape) != wanted:
+        raise ReadoutError(f"The stream of this utterance at {site} is {wanted}; got {tuple(there.shape)}. Take it from hooked.stream.")
+    return there
 
 
 def _bare(slm: SpeechTextModel, tokens: Int[Tensor, " pos"]) -> Utterance:

@@ -37,8 +37,8 @@ from torch import Tensor
 
 from slm_interp import hooked
 from slm_interp.errors import ReadoutError
-from slm_interp.files import atomic_path
 from slm_interp.model import SpeechTextModel
+from slm_interp.netcdf import read_dataset, write_dataset
 from slm_interp.readout import Readout
 from slm_interp.utterance import Utterance, Word
 
@@ -155,8 +155,7 @@ class Reading:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a netCDF file, whole or not at all."""
-        with atomic_path(path) as temporary:
-            self.dataset.to_netcdf(temporary, engine="h5netcdf")
+        write_dataset(self.dataset, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Reading:
@@ -165,10 +164,7 @@ class Reading:
         Raises:
             ReadoutError: no such file, or one that is no reading.
         """
-        try:
-            dataset = xr.load_dataset(path, engine="h5netcdf")
-        except (OSError, ValueError) as error:
-            raise ReadoutError(f"{os.fspath(path)!r} is no saved reading: {error}") from error
+        dataset = read_dataset(path, "is no saved reading")
         return Reading(dataset)
 
     def __repr__(self) -> str:

@@ -75,19 +75,24 @@ def _rows_in_budget(width: int, itemsize: int, lenses: int, memory: int) -> int:
 
 
 def _pairs(logits: list[Float[Tensor, "row column"]]) -> Float[Tensor, "lens other row"]:
-    """A few rows at a time, while they are in the cache."""
+    """A few rows at a time, while they are in the cache, in scratch that is used again: tensors made anew would leave holes in the heap."""
     work = torch.promote_types(logits[0].dtype, torch.float32)
     n_rows, width = logits[0].shape
-    tile = max(1, TILE // width)
+    tile = max(1, min(n_rows, TILE // width))
+    scratch = torch.empty(len(logits) + 2, tile, width, dtype=work, device=logits[0].device)
     found = torch.zeros(len(logits), len(logits), n_rows, dtype=work, device=logits[0].device)
     for start in range(0, n_rows, tile):
-        rows = slice(start, start + tile)
-        log_probs = [one[rows].to(work).log_softmax(-1) for one in logits]
+        rows = slice(start, min(start + tile, n_rows))
+        *log_probs, probs, terms = scratch[:, : rows.stop - start]
+        for out, one in zip(log_probs, logits, strict=True):
+            out.copy_(one[rows])
+            out.sub_(out.amax(-1, keepdim=True))
+            out.sub_(torch.exp(out, out=probs).sum(-1, keepdim=True).log())
         for index, one in enumerate(log_probs):
-            probs = one.exp()
+            torch.exp(one, out=probs)
             for other, another in enumerate(log_probs):
                 if other != index:
-                    found[index, other, rows] = (probs * (one - another)).sum(-1)
+                    found[index, other, rows] = torch.sub(one, another, out=terms).mul_(probs).sum(-1)
     if not found.isfinite().all():
         raise ReadoutError(
             "Logits of a lens are not finite, so their distributions cannot be compared. Scan the weights: slm-interp verify."

@@ -19,7 +19,7 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.transcription.asking.windows import span_and_after
 from slm_interp.transcription.observations import Observations
 from slm_interp.transcription.observe import observe
-from slm_interp.transcription.onset import rise
+from slm_interp.transcription.onset import rises
 from slm_interp.transcription.predictability import with_predictability
 from slm_interp.transcription.recall import Ranks, recall
 from slm_interp.utterance import Utterance
@@ -57,11 +57,12 @@ def heard(
     odd = words["utterance"].values % 2 == 1
     choose, report, both = (Observations(words.isel(word=np.flatnonzero(one))) for one in (unforeseen & ~odd, unforeseen & odd, unforeseen))
     rows = []
+    risen_by = rises(slm, utterances[1::2], lens, ranks=ranks)
     for among in ranks:
         layer = _farthest(recall(choose, (K,), ranks=among), null, slm.model.cfg.n_layers)
         there = recall(report, (1, K), ranks=among)
         there = there[there["layer"] == str(layer)].set_index("k")
-        risen = rise(slm, utterances[1::2], lens, ranks=among).set_index("layer").loc[layer]
+        risen = risen_by[among].set_index("layer").loc[layer]
         numbers = {"value": risen["heard"], "low": risen["low"], "high": risen["high"], "null": 0.0, "n": int(risen["words"])}
         found = [
             {"measure": "heard", "layer": layer, **numbers_of(there.loc[K], null)},

@@ -24,7 +24,7 @@ import pandas as pd
 import xarray as xr
 
 from slm_interp.errors import ReadoutError
-from slm_interp.files import atomic_path
+from slm_interp.netcdf import read_dataset, write_dataset
 
 SCHEMA = "slm_interp observations 1"
 
@@ -57,8 +57,7 @@ class Observations:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a netCDF file, whole or not at all."""
-        with atomic_path(path) as temporary:
-            self.dataset.to_netcdf(temporary, engine="h5netcdf")
+        write_dataset(self.dataset, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Observations:
@@ -67,10 +66,7 @@ class Observations:
         Raises:
             ReadoutError: no such file, or one that holds no observations.
         """
-        try:
-            dataset = xr.load_dataset(path, engine="h5netcdf")
-        except (OSError, ValueError) as error:
-            raise ReadoutError(f"{os.fspath(path)!r} holds no saved observations: {error}") from error
+        dataset = read_dataset(path, "holds no saved observations")
         return Observations(dataset)
 
     def __repr__(self) -> str:

@@ -6,8 +6,8 @@ its onset, where none of its sound has been read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.statistics import bootstrap, sign_flip
 from slm_interp.transcription.asking.cells import COSTS
 from slm_interp.transcription.asking.questions import Asked, Question, ask, costs, inside, provenance, strings
-from slm_interp.transcription.asking.windows import FIRST, LAST, Window, before, end_and_after, from_end, offset
+from slm_interp.transcription.asking.windows import FIRST, LAST, before, end_and_after, from_end, offset
 from slm_interp.transcription.observe import settings_of
 from slm_interp.transcription.recall import VARIABLE, Ranks
 from slm_interp.utterance import Utterance
@@ -54,6 +54,7 @@ def by_position(
     """
     if relative_to not in get_args(Anchor):
         raise ReadoutError(f"Positions are counted from onset or end; got {relative_to!r}.")
+    _check(k, (ranks,))
     lens, question, offsets = lens or LogitLens(slm), question or Question(), list(offsets)
     asked = ask(slm, utterances, question)
     windows = [ANCHORS[relative_to](one) for one in offsets]
@@ -61,7 +62,7 @@ def by_position(
     empty = [one for one, row in zip(offsets, there, strict=True) if not row.any()]
     if empty:
         raise ReadoutError(f"No word of this corpus has a position {empty[0]:+d} from its {relative_to}. Ask for nearer offsets.")
-    hits = _hits(slm, utterances, lens, asked, windows, question, k, ranks)
+    hits = _near(costs(slm, utterances, lens, asked, windows), question, k, ranks)
     clusters, n = _clusters(asked), len(question.nulls)
     rows = []
     for here, values in zip(there, hits, strict=True):
@@ -105,6 +106,24 @@ def rise(
         ReadoutError: as in `observe`, or no word has all positions.
         StatisticsError: words of a single utterance or a single type.
     """
+    return rises(slm, utterances, lens, width, k, (ranks,), question)[ranks]
+
+
+def rises(
+    slm: SpeechTextModel,
+    utterances: Sequence[Utterance],
+    lens: Lens | None = None,
+    width: int = 3,
+    k: int = 10,
+    ranks: Sequence[Ranks] = ("joint", "text"),
+    question: Question | None = None,
+) -> dict[Ranks, pd.DataFrame]:
+    """`rise` under several ways of ranking, from one run of the corpus.
+
+    Raises:
+        ReadoutError, StatisticsError: as in `rise`.
+    """
+    _check(k, ranks)
     lens, question = lens or LogitLens(slm), question or Question()
     singles = {"before": offset(-1), "first": FIRST, "last": LAST, "after_1": from_end(1), "after_2": from_end(2)}
     windows = {**singles, "before_pooled": before(width), "after_pooled": end_and_after(width)}
@@ -113,35 +132,38 @@ def rise(
     asked = asked.only(np.asarray(there.all(0)), "positions missing before or after")
     if not asked.places:
         raise ReadoutError(f"No word has {width} positions before its onset and {max(2, width - 1)} after its end.")
-    hits = _hits(slm, utterances, lens, asked, list(windows.values()), question, k, ranks)
+    found = costs(slm, utterances, lens, asked, list(windows.values()))
+    about = {**provenance(slm, lens, utterances), **settings_of(question, asked), "k": k, "width": width}
+    return {one: _risen(_near(found, question, k, one), list(windows), asked, {**about, "ranks": one}) for one in ranks}
+
+
+def _risen(
+    hits: Float[np.ndarray, "window place layer own_and_nulls"], windows: Sequence[str], asked: Asked, about: Mapping[str, Any]
+) -> pd.DataFrame:
     by_window = dict(zip(windows, hits, strict=True))
     heard = by_window["after_pooled"] - by_window["before_pooled"]
     own = heard[..., 0]
-    interval = bootstrap(own, _clusters(asked), seed=question.seed)
+    interval = bootstrap(own, _clusters(asked), seed=asked.question.seed)
     columns = {"layer": np.arange(own.shape[1]), "words": len(own)}
     columns |= {name: values[..., 0].mean(0) for name, values in by_window.items()}
     columns |= {"heard": interval.estimate, "low": interval.low, "high": interval.high}
-    columns |= {"p": sign_flip(own, _clusters(asked), "greater", seed=question.seed), "heard_null": heard[..., 1:].mean((0, 2))}
+    columns |= {"p": sign_flip(own, _clusters(asked), "greater", seed=asked.question.seed), "heard_null": heard[..., 1:].mean((0, 2))}
     table = pd.DataFrame(columns)
-    table.attrs = {**provenance(slm, lens, utterances), **settings_of(question, asked), "k": k, "ranks": ranks, "width": width}
+    table.attrs = dict(about)
     return table
 
 
-def _hits(
-    slm: SpeechTextModel,
-    utterances: Sequence[Utterance],
-    lens: Lens,
-    asked: Asked,
-    windows: Sequence[Window],
-    question: Question,
-    k: int,
-    ranks: Ranks,
+def _check(k: int, ranks: Sequence[str]) -> None:
+    wrong = [one for one in ranks if one not in VARIABLE]
+    if wrong or k < 1:
+        raise ReadoutError(f"Recall needs a k from 1 up and ranks joint or text; got k={k}, ranks={(wrong or list(ranks))[0]!r}.")
+
+
+def _near(
+    found: Float[np.ndarray, "cost window place candidate layer"], question: Question, k: int, ranks: Ranks
 ) -> Float[np.ndarray, "window place layer own_and_nulls"]:
     """Whether each word is among the k best in each window, then the share of each null's draws."""
-    if ranks not in VARIABLE or k < 1:
-        raise ReadoutError(f"Recall needs a k from 1 up and ranks joint or text; got k={k}, ranks={ranks!r}.")
-    found = costs(slm, utterances, lens, asked, windows)[COSTS.index(VARIABLE[ranks])]
-    near: Bool[np.ndarray, "window place candidate layer"] = found < k
+    near: Bool[np.ndarray, "window place candidate layer"] = found[COSTS.index(VARIABLE[ranks])] < k
     nulls = rearrange(near[:, :, 1:], "window place (null draw) layer -> draw window place layer null", draw=question.draws)
     return np.concatenate([near[:, :, 0, :, None], nulls.mean(0)], -1)
 

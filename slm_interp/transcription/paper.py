@@ -17,7 +17,7 @@ either: here they are the first piece of `" word"`, joint, and applied, each a s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from slm_interp.lenses import Lens
 from slm_interp.model import SpeechTextModel
 from slm_interp.transcription.modality import modality_mass
 from slm_interp.transcription.observations import Observations
+from slm_interp.transcription.predictability import as_text
 from slm_interp.transcription.recall import Ranks, recall
 from slm_interp.utterance import Utterance
 
@@ -121,13 +122,13 @@ def figure_2(
         VocabularyError: none of the utterances can be spelled.
     """
     options: dict[str, Any] = {"seed": seed, "draws": draws, "exclude_input": exclude_input}
-    read, left_out = as_text(slm, spoken)
+    read, left_out = read_instead(slm, spoken)
     parts = [modality_mass(slm, some, lens, **options) for some in (spoken, read)]
     joined = xr.concat([part.drop_vars("uniform_mass") for part in parts], pd.Index(["speech", "text"], name="input"), combine_attrs="drop")
     return joined.assign(uniform_mass=parts[0]["uniform_mass"]).assign_attrs({**parts[0].attrs, "text_left_out": left_out})
 
 
-def as_text(slm: SpeechTextModel, spoken: Sequence[Utterance]) -> tuple[list[Utterance], int]:
+def read_instead(slm: SpeechTextModel, spoken: Sequence[Utterance]) -> tuple[list[Utterance], int]:
     """The words of spoken utterances as text prompts, and how many of them the tokenizer cannot spell.
 
     Raises:
@@ -142,7 +143,7 @@ def as_text(slm: SpeechTextModel, spoken: Sequence[Utterance]) -> tuple[list[Utt
 
 def _as_text(slm: SpeechTextModel, one: Utterance) -> Utterance | None:
     try:
-        return slm.text_prompt(" " + " ".join(word.text for word in one.words), name=one.name)
+        return replace(as_text(slm, [word.text for word in one.words]), name=one.name)
     except VocabularyError:
         return None
 
