@@ -129,12 +129,12 @@ def figure_2(
 
 
 def read_instead(slm: SpeechTextModel, spoken: Sequence[Utterance]) -> tuple[list[Utterance], int]:
-    """The words of spoken utterances as text prompts, and how many of them the tokenizer cannot spell.
+    """The words of spoken utterances as text prompts, and how many of them have no words that the tokenizer can spell.
 
     Raises:
         VocabularyError: it spells none.
     """
-    found = [_as_text(slm, one) for one in spoken]
+    found = [_as_text(slm, one) if one.words else None for one in spoken]
     read = [one for one in found if one is not None]
     if not read:
         raise VocabularyError(f"The tokenizer can spell none of {len(spoken)} utterances, so there is no text input to compare with.")

@@ -14,12 +14,12 @@ from slm_interp.transcription.paper import (
     ANSWERS,
     TABLE_1,
     WORDS,
-    as_text,
     figure_2,
     figure_3,
     figure_4,
     nearest_row,
     paper_table,
+    read_instead,
     released_row,
     table_1,
 )
@@ -113,7 +113,7 @@ def test_utterances_that_cannot_be_spelled_are_counted_out_of_the_text_input(tin
     from dataclasses import replace
 
     foreign = corpus[0].with_words([replace(word, text="zebra") for word in corpus[0].words])
-    read, left_out = as_text(tiny_slm, [foreign, *corpus[1:]])
+    read, left_out = read_instead(tiny_slm, [foreign, *corpus[1:]])
     assert left_out == 1 and [one.name for one in read] == [one.name for one in corpus[1:]]
     with pytest.raises(VocabularyError, match="can spell none of 1 utterances"):
-        as_text(tiny_slm, [foreign])
+        read_instead(tiny_slm, [foreign])
