@@ -14,7 +14,7 @@ import torch
 
 from slm_interp import hooked, metrics
 from slm_interp.errors import ReadoutError
-from slm_interp.lenses import Comparison, LogitLens, WordProbe, collect, compare, train_probe
+from slm_interp.lenses import Comparison, LogitLens, WordProbe, collect, compare, read, train_probe
 from slm_interp.lenses.comparison import COMPARED
 from slm_interp.model import SpeechTextModel
 from slm_interp.plots import lens_differences
@@ -63,6 +63,22 @@ def test_each_lens_says_what_it_says_alone(tiny_slm: SpeechTextModel, spoken: Ut
             np.testing.assert_array_equal(found.dataset[variable].sel(lens=name).values, alone[variable].values)
     assert found.dataset.attrs["reference"] == "logit" and "final_norm" not in found.dataset.attrs
     assert '"final_norm": "off"' in found.dataset.attrs["lenses_json"]
+
+
+def test_the_model_runs_once_for_all_lenses(
+    tiny_slm: SpeechTextModel, spoken: Utterance, lenses: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, stream = [], hooked.stream
+    monkeypatch.setattr(hooked, "stream", lambda *arguments: runs.append(arguments) or stream(*arguments))
+    compare(tiny_slm, spoken, lenses)
+    assert len(runs) == 1
+
+
+def test_the_stream_of_another_site_or_utterance_is_refused(tiny_slm: SpeechTextModel, spoken: Utterance) -> None:
+    shorter = hooked.stream(tiny_slm.model, spoken.tokens[:-1])
+    for stream in (shorter, hooked.stream(tiny_slm.model, spoken.tokens, "resid_mid")):
+        with pytest.raises(ReadoutError, match=rf"The stream of this utterance at resid_post is \(4, {len(spoken)}, 24\); got"):
+            read(LogitLens(tiny_slm), tiny_slm, spoken, stream=stream)
 
 
 def test_distances_are_those_of_the_dense_formula(tiny_slm: SpeechTextModel, spoken: Utterance, lenses: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from slm_interp.errors import ReadoutError
-from slm_interp.transcription import Question, by_position, observe, offset, recall, rise
+from slm_interp.transcription import Question, by_position, observe, offset, onset, recall, rise
 from tests.transcription import planted
 from tests.transcription.planted import AtLayers
 
@@ -66,6 +66,17 @@ def test_words_without_room_on_both_sides_are_left_out_and_counted(planted_slm):
     table = rise(planted_slm, planted.heard(planted_slm), width=3, k=1)
     assert json.loads(table.attrs["left_out_json"]) == {"positions missing before or after": 12}
     assert (table["words"] == 48).all()
+
+
+def test_both_rankings_of_the_rise_come_from_one_run_and_are_what_each_is_alone(tiny_slm, corpus, monkeypatch):
+    runs, costs = [], onset.costs
+    monkeypatch.setattr(onset, "costs", lambda *arguments: runs.append(arguments) or costs(*arguments))
+    both = onset.rises(tiny_slm, corpus, width=1, k=5)
+    assert len(runs) == 1
+    for ranks, table in both.items():
+        alone = rise(tiny_slm, corpus, width=1, k=5, ranks=ranks)
+        assert table.equals(alone) and table.attrs == alone.attrs and table.attrs["ranks"] == ranks
+    assert not both["joint"].equals(both["text"])
 
 
 @pytest.mark.usefixtures("as_users_run_it")
