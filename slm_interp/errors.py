@@ -39,6 +39,10 @@ class ReadoutError(SlmInterpError):
     """A lens asked for layers, targets or values that it cannot read."""
 
 
+class PatchingError(SlmInterpError):
+    """Contrasts, spans, policies or outcomes that do not say what is to be patched and measured."""
+
+
 class StatisticsError(SlmInterpError):
     """Numbers that are too few, broken or wrongly labelled for the statistic asked for."""
 

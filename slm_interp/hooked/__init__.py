@@ -11,10 +11,11 @@ from slm_interp.hooked.gradients import differentiable_residuals, frozen
 from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters
 from slm_interp.hooked.norm import NormFormula, norm_formula, widened
 from slm_interp.hooked.patched import Patches, last_residuals
-from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, residuals, unembedding
-from slm_interp.hooked.sites import SITES, captured, hook_at, label_at, layers_at, stream
+from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, normed, residuals, unembedding
+from slm_interp.hooked.sites import HEADS, SITES, captured, heads_at, hook_at, label_at, layers_at, stream
 
 __all__ = [
+    "HEADS",
     "MEMORY",
     "SITES",
     "HookedTransformer",
@@ -30,12 +31,14 @@ __all__ = [
     "fill",
     "final_norm",
     "frozen",
+    "heads_at",
     "hook_at",
     "label_at",
     "last_residuals",
     "layers_at",
     "logits",
     "norm_formula",
+    "normed",
     "notes",
     "parameter_owners",
     "parameters",

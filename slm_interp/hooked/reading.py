@@ -40,13 +40,16 @@ def residuals(model: HookedTransformer, tokens: Int[Tensor, " pos"]) -> Float[Te
     return stream(model, tokens)
 
 
-def final_norm(model: HookedTransformer, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-    """The norm before the unembedding, as the model applies it (folded or not)."""
+def normed(model: HookedTransformer, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    """The norm before the unembedding, as the model applies it (folded or not); with gradients, where they are on."""
     norm = getattr(model, "ln_final", None)
-    if norm is None:
-        return resid
+    return resid if norm is None else norm(resid.reshape(1, -1, resid.shape[-1])).reshape(resid.shape)
+
+
+def final_norm(model: HookedTransformer, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    """`normed` without gradients."""
     with torch.no_grad():
-        return norm(resid.reshape(1, -1, resid.shape[-1])).reshape(resid.shape)
+        return normed(model, resid)
 
 
 def unembedding(model: HookedTransformer) -> Unembedding:

@@ -44,6 +44,27 @@ SITES: dict[str, Site] = {
 }
 
 
+HEADS: dict[str, Site] = {
+    "q": Site("blocks.{}.attn.hook_q", "{}_q", "queries by head, before they are turned by position"),
+    "k": Site("blocks.{}.attn.hook_k", "{}_k", "keys by key-value head, before they are turned by position"),
+    "v": Site("blocks.{}.attn.hook_v", "{}_v", "values by key-value head"),
+    "z": Site("blocks.{}.attn.hook_z", "{}_z", "mixed values by head; `result` is `z @ W_O`, so patching one is patching the other"),
+    "pattern": Site("blocks.{}.attn.hook_pattern", "{}_pattern", "attention by head, from destination (row) to source (column)"),
+}
+
+
+def heads_at(model: HookedTransformer, site: str) -> range:
+    """The heads of a site in `HEADS`: key-value heads for `k` and `v`, fewer than query heads under grouped-query attention.
+
+    Raises:
+        ReadoutError: a site without heads.
+    """
+    if site not in HEADS:
+        raise ReadoutError(f"Heads stand at {', '.join(HEADS)}; got {site!r}.")
+    config = model.cfg
+    return range((config.n_key_value_heads or config.n_heads) if site in ("k", "v") else config.n_heads)
+
+
 def layers_at(model: HookedTransformer, site: str) -> range:
     """The layers of a site: blocks run, 0 (the embedding) to n_layers, at `resid_post`; elsewhere the block, from 0.
 
@@ -63,7 +84,7 @@ def layers_at(model: HookedTransformer, site: str) -> range:
 
 
 def hook_at(site: str, layer: int) -> str:
-    """The name of a site's hook; layer 0 of `resid_post` is `blocks.0.hook_resid_pre`."""
+    """The name of a site's hook, of `SITES` or `HEADS`; layer 0 of `resid_post` is `blocks.0.hook_resid_pre`."""
     return _row(site, layer).hook.format(_block(site, layer))
 
 
@@ -78,7 +99,7 @@ def stream_names(model: HookedTransformer) -> list[str]:
 
 
 def _row(site: str, layer: int) -> Site:
-    return SITES["resid_pre" if (site, layer) == ("resid_post", 0) else site]
+    return (SITES | HEADS)["resid_pre" if (site, layer) == ("resid_post", 0) else site]
 
 
 def _block(site: str, layer: int) -> int:

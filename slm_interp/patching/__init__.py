@@ -1,0 +1,23 @@
+"""Patching over speech spans: which stretches meet, how spans of unequal length are paired, what is measured."""
+
+from slm_interp.patching import outcomes, policies, spans
+from slm_interp.patching.measuring import baselines, measure
+from slm_interp.patching.outcomes import Outcome, Read
+from slm_interp.patching.policies import Pairing, Policy, Stretch, norm_matched, word_by_word
+from slm_interp.patching.spans import SpanPair
+
+__all__ = [
+    "Outcome",
+    "Pairing",
+    "Policy",
+    "Read",
+    "SpanPair",
+    "Stretch",
+    "baselines",
+    "measure",
+    "norm_matched",
+    "outcomes",
+    "policies",
+    "spans",
+    "word_by_word",
+]
