@@ -164,23 +164,18 @@ class Graph:
         """
         chosen = self._chosen(kept)
         scores = np.where(chosen, self.scores, 0.0)
-        there, reached = np.any(chosen, axis=(1, 3)), np.any(chosen, axis=(0, 2))
-        out, into, rows = scores.sum((1, 3)), scores.sum((0, 2)), []
+        writes, reads = np.any(chosen, axis=(1, 3), keepdims=True)[:, 0, :, 0], np.any(chosen, axis=(0, 2), keepdims=True)[0, :, 0]
+        out, into = scores.sum((1, 3)), scores.sum((0, 2))
+        found: dict[tuple[str, int], dict[str, Any]] = {}
         for number, writer in enumerate(writers(self.shape)):
-            rows += [
-                {**_node(writer), "span": span, "score": out[number, place]}
-                for place, span in enumerate(self.spans)
-                if there[number, place]
-            ]
-        sums: dict[tuple[str, int], dict[str, Any]] = {}
+            for place in np.flatnonzero(writes[number]).tolist():
+                found[writer.name, place] = {**_node(writer), "span": self.spans[place], "score": out[number, place]}
+        names = {writer.name for writer in writers(self.shape)}
         for number, target in enumerate(targets(self.shape)):
-            if target.node in {writer.name for writer in writers(self.shape)}:
-                continue
-            for place, span in enumerate(self.spans):
-                if reached[number, place]:
-                    row = sums.setdefault((target.node, place), {**_node(target), "span": span, "score": 0.0})
-                    row["score"] += into[number, place]
-        return pd.DataFrame([*rows, *sums.values()], columns=["name", "kind", "layer", "head", "span", "score"])
+            for place in np.flatnonzero(reads[number]).tolist():
+                row = found.setdefault((target.node, place), {**_node(target), "span": self.spans[place], "score": 0.0})
+                row["score"] += 0.0 if target.node in names else into[number, place]
+        return pd.DataFrame(list(found.values()), columns=["name", "kind", "layer", "head", "span", "score"])
 
     def _chosen(self, kept: bool | None) -> np.ndarray:
         return self.real if kept is None else self.real & (self.kept == kept)
@@ -221,7 +216,9 @@ class Graph:
         """The kept edges: layers upward, spans from left to right; options as in `slm_interp.plots.circuit`."""
         from slm_interp.plots import circuit  # type: ignore[attr-defined, unused-ignore]
 
-        return circuit(self.nodes_table(kept=True), self.edges_table(kept=True), **options)
+        nodes = self.nodes_table(kept=True)
+        there = [span for span in self.spans if span in set(nodes["span"])]
+        return circuit(nodes, self.edges_table(kept=True), **{"spans": there, **options})
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `graph.json` (names, settings) and `graph.safetensors` (scores, kept), each whole or not at all, the JSON last."""
