@@ -60,7 +60,7 @@ def attributed(task: Task, method: str, points: Points, zero: bool = False) -> G
         source = values_of(task.slm, pair.source.tokens)
         if zero:
             source = zeros_like(source)
-        change = differences(task.slm, pair, source, base)
+        change = differences(task, pair, source, base)
         runs = list(points(base, source, pair))
         for replaced in runs:
             each_gradient(task, pair, partial(add_scores, total, shape, pair, change, 1 / (len(runs) * len(task.pairs))), replaced)

@@ -181,16 +181,19 @@ def recovered(task: Task, outcome: Float[np.ndarray, "contrast circuit"]) -> Flo
     return (outcome[told].mean(0) - source[told].mean()) / (base[told].mean() - source[told].mean())
 
 
-def completeness(task: Task, circuit: Graph, memory: int = MEMORY) -> pd.DataFrame:
+def completeness(task: Task, circuit: Graph, nodes: Sequence[str] | None = None, memory: int = MEMORY) -> pd.DataFrame:
     """The circuit and the whole model, each less the same part: if the circuit is complete they fall alike (Wang et al. 2022, section 4.2).
 
+    Args:
+        nodes: that are taken away; None is all of the circuit.
+
     Returns:
-        One row for nothing, each node of the circuit, and all of it (`part`): `of_circuit`, `of_model`, recovered fractions, and `gap`, their difference.
+        One row for nothing, each node, and all of them together (`part`): `of_circuit`, `of_model`, recovered fractions, and `gap`, their difference.
 
     Raises:
         PatchingError: as `recovered` and `outcomes_of`.
     """
-    whole, nodes = circuit.keeping(circuit.real), _nodes(circuit)
+    whole, nodes = circuit.keeping(circuit.real), _nodes(circuit) if nodes is None else list(nodes)
     parts = [(), *((node,) for node in nodes), tuple(nodes)]
     runs = [one.knocked_out(*part) for part in parts for one in (circuit, whole)]
     found = recovered(task, outcomes_of(task, runs, memory=memory)).reshape(len(parts), 2)
@@ -198,13 +201,16 @@ def completeness(task: Task, circuit: Graph, memory: int = MEMORY) -> pd.DataFra
     return pd.DataFrame({"part": names, "of_circuit": found[:, 0], "of_model": found[:, 1], "gap": found[:, 0] - found[:, 1]})
 
 
-def minimality(task: Task, circuit: Graph, memory: int = MEMORY) -> pd.DataFrame:
+def minimality(task: Task, circuit: Graph, nodes: Sequence[str] | None = None, memory: int = MEMORY) -> pd.DataFrame:
     """What each node adds: recovered fraction of the circuit less that of the circuit without the node; the one that adds most first.
+
+    Args:
+        nodes: that are asked about; None is all of the circuit.
 
     Raises:
         PatchingError: as `recovered` and `outcomes_of`.
     """
-    nodes = _nodes(circuit)
+    nodes = _nodes(circuit) if nodes is None else list(nodes)
     found = recovered(task, outcomes_of(task, [circuit, *(circuit.knocked_out(node) for node in nodes)], memory=memory))
     table = pd.DataFrame({"node": nodes, "without": found[1:], "adds": found[0] - found[1:]})
     return table.sort_values("adds", ascending=False, ignore_index=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum, rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -77,7 +77,7 @@ def each_gradient(task: Task, pair: Pair, visit: Callable[[Gradient], None], rep
         run = _run(slm, pair, task.outcome, shape, replaced or {})
         visit(Gradient(shape.n_layers, "in", None, run.found["last"][None]))
         for layer in reversed(range(shape.n_layers)):
-            for gradient in _block(slm, run, pair, shape, layer, len(task.span_names)):
+            for gradient in _block(task, run, pair, layer):
                 visit(gradient)
     return float(run.outcome)
 
@@ -117,7 +117,9 @@ def _places(shape: Shape) -> list[str]:
     return heads + ([] if shape.attn_only else ["hook_mlp_out", *([] if shape.parallel else ["hook_resid_mid"])])
 
 
-def _block(slm: SpeechTextModel, run: Run, pair: Pair, shape: Shape, layer: int, spans: int) -> Iterator[Gradient]:
+def _block(task: Task, run: Run, pair: Pair, layer: int) -> Iterator[Gradient]:
+    shape = task.shape
+
     def of(place: str) -> tuple[Tensor, Tensor]:
         name = f"blocks.{layer}.{place}"
         return run.kept[name], run.found[name]
@@ -127,17 +129,17 @@ def _block(slm: SpeechTextModel, run: Run, pair: Pair, shape: Shape, layer: int,
         yield Gradient(layer, "in", None, _back(*of("hook_mlp_out"), read)[None])
     resid, _ = of("hook_resid_pre")
     _, at_query = of("attn.hook_q")
-    yield Gradient(layer, "q", None, _through_norm(slm, layer, "q", resid, at_query))
+    yield Gradient(layer, "q", None, _through_norm(task, layer, "q", resid, at_query[None])[0])
+    spans = [span for span in range(len(task.span_names)) if (pair.span == span).any()]
+    rows = torch.stack([pair.span == span for span in spans])
     for slot, place in zip(SLOTS[1:], ("hook_attn_scores", "hook_z"), strict=True):
         carried, _ = of(f"attn.hook_{slot}")
         mixed, at_mixed = of(f"attn.{place}")
-        for span in range(spans):
-            rows = (pair.span == span).to(at_mixed)
-            if not rows.any():
-                continue
-            # scores are [row head dest source], mixed values [row dest head d_head]
-            own = at_mixed * (rows[:, None] if slot == "k" else rows[:, None, None])
-            yield Gradient(layer, slot, span, _through_norm(slm, layer, slot, resid, _back(mixed, own, carried)))
+        # scores are [row head dest source], mixed values [row dest head d_head]
+        within = rearrange(rows, "span dest -> span 1 1 dest 1" if slot == "k" else "span dest -> span 1 dest 1 1").to(at_mixed)
+        at_carried = torch.stack([_back(mixed, at_mixed * one, carried) for one in within])
+        for span, at in zip(spans, _through_norm(task, layer, slot, resid, at_carried), strict=True):
+            yield Gradient(layer, slot, span, at)
 
 
 def _back(made: Tensor, gradient: Tensor, read: Tensor) -> Tensor:
@@ -149,12 +151,13 @@ def _back(made: Tensor, gradient: Tensor, read: Tensor) -> Tensor:
 
 
 def _through_norm(
-    slm: SpeechTextModel, layer: int, slot: Slot, resid: Float[Tensor, "row pos d_model"], gradient: Float[Tensor, "row pos head d_head"]
-) -> Float[Tensor, "head row pos d_model"]:
+    task: Task, layer: int, slot: Slot, resid: Float[Tensor, "row pos d_model"], gradient: Float[Tensor, "span row pos head d_head"]
+) -> Float[Tensor, "span head row pos d_model"]:
     """Each head's gradient at the residual stream before the block, through its weights and the first norm."""
-    at_norm = einsum(gradient, weight(slm, layer, f"W_{slot.upper()}"), "row pos head d_head, head d_model d_head -> head row pos d_model")
-    norm = slm.model.blocks[layer].ln1
-    copies = resid.detach().expand(len(at_norm), *resid.shape)
-    flat = rearrange(copies, "head row pos d_model -> (head row) pos d_model").requires_grad_()
-    (found,) = torch.autograd.grad(norm(flat), flat, rearrange(at_norm, "head row pos d_model -> (head row) pos d_model"))
-    return rearrange(found, "(head row) pos d_model -> head row pos d_model", head=len(at_norm))
+    W = weight(task, layer, f"W_{slot.upper()}")
+    at_norm = einsum(gradient, W, "span row pos head d_head, head d_model d_head -> span head row pos d_model")
+    sizes = {"span": at_norm.shape[0], "head": at_norm.shape[1]}
+    flat = repeat(resid.detach(), "row pos d_model -> (span head row) pos d_model", **sizes).requires_grad_()
+    normed = task.slm.model.blocks[layer].ln1(flat)
+    (found,) = torch.autograd.grad(normed, flat, rearrange(at_norm, "span head row pos d_model -> (span head row) pos d_model"))
+    return rearrange(found, "(span head row) pos d_model -> span head row pos d_model", **sizes)

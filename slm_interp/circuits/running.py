@@ -190,7 +190,7 @@ def _hooks(state: _State, runs: int, rows: int, length: int) -> list[tuple[str, 
             flat = rearrange(read, "head run copy row pos d_model -> (head run copy) (row pos) d_model")
             normed = model.blocks[layer].ln1(flat)
             normed = rearrange(normed, "(head run copy) (row pos) d -> head run copy row pos d", run=runs, copy=read.shape[2], row=rows)
-            W, b = (weight(task.slm, layer, f"{kind}_{name.upper()}") for kind in "Wb")
+            W, b = (weight(task, layer, f"{kind}_{name.upper()}") for kind in "Wb")
             made = einsum(normed, W, "head run copy row pos d_model, head d_model d_head -> run row copy pos head d_head") + b
             return rearrange(
                 made.expand(-1, -1, state.copies, -1, -1, -1), "run row copy pos head d_head -> (run row copy) pos head d_head"
@@ -202,8 +202,8 @@ def _hooks(state: _State, runs: int, rows: int, length: int) -> list[tuple[str, 
         def take(value: Tensor, hook: Any) -> None:
             z = apart(value)
             own = z[:, :, state.span, torch.arange(length, device=z.device)] if state.copies > 1 else z[:, :, 0]
-            state.wrote(results(task.slm, layer, hooked.widened(own)), results(task.slm, layer, hooked.widened(state.source.z[layer])))
-            state.resid = state.resid + hooked.widened(weight(task.slm, layer, "b_O"))
+            state.wrote(results(task, layer, hooked.widened(own)), results(task, layer, hooked.widened(state.source.z[layer])))
+            state.resid = state.resid + hooked.widened(weight(task, layer, "b_O"))
 
         return take
 

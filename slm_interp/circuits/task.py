@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -19,6 +19,7 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from slm_interp import hooked
 from slm_interp.circuits.nodes import Shape
 from slm_interp.errors import PatchingError
 from slm_interp.model import SpeechTextModel
@@ -72,6 +73,11 @@ class Task:
     def shape(self) -> Shape:
         """What of the model decides its graph."""
         return Shape.of(self.slm.model.cfg)
+
+    @cached_property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The model's parameters by their classic names, looked up once."""
+        return {name: parameter.detach() for name, parameter in hooked.parameters(self.slm.model).items()}
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:

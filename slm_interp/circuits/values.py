@@ -13,7 +13,7 @@ from torch import Tensor
 
 from slm_interp import hooked
 from slm_interp.circuits.nodes import Shape
-from slm_interp.circuits.task import Pair
+from slm_interp.circuits.task import Pair, Task
 from slm_interp.errors import PatchingError
 from slm_interp.hooked.installed import run_blocks
 from slm_interp.model import SpeechTextModel
@@ -62,11 +62,10 @@ def keeper(kept: dict[str, Tensor], name: str) -> Callable[[Tensor, Any], None]:
     return keep
 
 
-def weight(slm: SpeechTextModel, layer: int, name: str) -> Tensor:
+def weight(task: Task, layer: int, name: str) -> Tensor:
     """A parameter of a block's attention by its classic name; keys and values by key-value head, not copied to every query head."""
-    held = hooked.parameters(slm.model)
     grouped = f"blocks.{layer}.attn._{name}"
-    return held[grouped if grouped in held else f"blocks.{layer}.attn.{name}"].detach()
+    return task.weights[grouped if grouped in task.weights else f"blocks.{layer}.attn.{name}"]
 
 
 def zeros_like(values: Values) -> Values:
@@ -74,22 +73,22 @@ def zeros_like(values: Values) -> Values:
     return Values(values.input * 0, tuple(one * 0 for one in values.z), tuple(one * 0 for one in values.mlp))
 
 
-def differences(slm: SpeechTextModel, pair: Pair, source: Values, base: Values) -> Float[Tensor, "source row pos d_model"]:
+def differences(task: Task, pair: Pair, source: Values, base: Values) -> Float[Tensor, "source row pos d_model"]:
     """What each writer writes in the source run less what it writes in the base run, at base positions, in float32 at least."""
-    shape = Shape.of(slm.model.cfg)
+    shape = task.shape
 
     def changed(there: Tensor, here: Tensor) -> Tensor:
         return pair.changed(hooked.widened(there), hooked.widened(here))
 
     found = [changed(source.input, base.input)[None]]
     for layer in range(shape.n_layers):
-        found.append(results(slm, layer, changed(source.z[layer], base.z[layer])))
+        found.append(results(task, layer, changed(source.z[layer], base.z[layer])))
         if not shape.attn_only:
             found.append(changed(source.mlp[layer], base.mlp[layer])[None])
     return torch.cat(found)
 
 
-def results(slm: SpeechTextModel, layer: int, z: Float[Tensor, "*batch pos head d_head"]) -> Float[Tensor, "head *batch pos d_model"]:
+def results(task: Task, layer: int, z: Float[Tensor, "*batch pos head d_head"]) -> Float[Tensor, "head *batch pos d_model"]:
     """What each head of a block writes."""
-    W_O = hooked.widened(weight(slm, layer, "W_O"))
+    W_O = hooked.widened(weight(task, layer, "W_O"))
     return rearrange(einsum(z, W_O, "... head d_head, head d_head d_model -> ... head d_model"), "... head d_model -> head ... d_model")

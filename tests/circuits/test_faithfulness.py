@@ -113,7 +113,7 @@ def test_a_path_into_the_logits_is_the_sender_s_change_through_the_final_norm(ta
     pair, slm = task.pairs[0], task.slm
     last = hooked.last_residuals(slm.model, pair.base.tokens)
     source, base = (values_of(slm, side.tokens) for side in (pair.source, pair.base))
-    moved = last + (results(slm, 1, source.z[1]) - results(slm, 1, base.z[1]))[2]
+    moved = last + (results(task, 1, source.z[1]) - results(task, 1, base.z[1]))[2]
     wanted = float(task.outcome.score(read_of(slm, pair.base, moved, None)).detach()) - task.baselines[0][0]
     assert circuits.through(task, graph, "a1.h2", "logits") == pytest.approx(wanted, abs=2e-4)
     assert abs(wanted) > 1e-3

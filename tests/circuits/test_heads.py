@@ -127,7 +127,9 @@ def test_next_units_are_read_at_the_position_before_them(slm, prompts):
 def test_patterns_are_the_model_s(slm, prompts):
     found = heads.patterns(slm, prompts[0])
     assert found.shape == (3, 4, 8, 8) and found.sum(-1) == pytest.approx(np.ones((3, 4, 8)), abs=1e-5)
-    assert found[1] == pytest.approx(hooked.captured(slm.model, prompts[0].tokens, ["blocks.1.attn.hook_pattern"])["blocks.1.attn.hook_pattern"].numpy())
+    assert found[1] == pytest.approx(
+        hooked.captured(slm.model, prompts[0].tokens, ["blocks.1.attn.hook_pattern"])["blocks.1.attn.hook_pattern"].numpy()
+    )
 
 
 @pytest.mark.usefixtures("as_users_run_it")

@@ -58,7 +58,8 @@ def test_heads_without_output_add_only_the_bias(tiny_slm: SpeechTextModel, equal
 
 def test_heads_are_cut_at_the_given_positions_alone(tiny_slm: SpeechTextModel, equal: Contrast) -> None:
     before, after = (
-        run(tiny_slm, equal.clean.tokens, hooks)[1]["blocks.0.attn.hook_z"][0] for hooks in ([], cut_heads(tiny_slm.model, {0: [1, 3]}, [2, 4]))
+        run(tiny_slm, equal.clean.tokens, hooks)[1]["blocks.0.attn.hook_z"][0]
+        for hooks in ([], cut_heads(tiny_slm.model, {0: [1, 3]}, [2, 4]))
     )
     assert (before != after).any(-1).nonzero().tolist() == [[2, 1], [2, 3], [4, 1], [4, 3]]
     assert after[[2, 4]][:, [1, 3]].abs().max() == 0
