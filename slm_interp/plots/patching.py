@@ -213,14 +213,16 @@ def _title(data: xr.Dataset, value: str) -> str:
 
 def _note(data: xr.Dataset, value: str) -> str:
     """What was averaged, the two baselines, and what was measured how."""
-    averaged = data.sizes["contrast"] > 1
-    parts = []
-    if averaged:
+    parts, several = [], data.sizes["contrast"] > 1
+    if several:
         parts.append("mean over those told apart" if value == "recovered" else "mean over all")
+    outcome = str(data.attrs.get("outcome", "")) or "outcome"
     if {"clean", "corrupted"} <= set(data.variables):
         clean, corrupted = (float(data[side].mean()) for side in ("clean", "corrupted"))
-        parts.append(f"{'mean ' if averaged else ''}outcome: clean {clean:.4g}, corrupted {corrupted:.4g}")
-    parts += [f"{key}: {data.attrs[key]}" for key in ("outcome", "policy") if str(data.attrs.get(key, ""))]
+        outcome += f": clean {clean:.4g}, corrupted {corrupted:.4g}" + (" on average" if several else "")
+    parts.append(outcome)
+    if str(data.attrs.get("policy", "")):
+        parts.append(f"policy: {data.attrs['policy']}")
     return " · ".join(parts)
 
 
