@@ -32,7 +32,7 @@
       if (drawn) touched.add(edges[index].source).add(edges[index].target);
     }
     for (const box of boxes) {
-      box.setAttribute("opacity", touched.has(+box.dataset.node) ? 1 : 0.3);
+      box.classList.toggle("pale", !touched.has(+box.dataset.node));
       box.classList.toggle("chosen", +box.dataset.node === focus);
     }
     said.textContent = count ? `|effect| ≥ ${+threshold.toPrecision(4)} · ${shown.size} of ${order.length} edges` : `none of ${order.length} edges`;

@@ -27,6 +27,8 @@ _STYLE = """
 .circuit .node .body { fill: %(page)s; stroke: %(soft)s; stroke-width: 1; }
 .circuit .node .tint.above { fill: %(above)s; stroke: none; }
 .circuit .node .tint.below { fill: %(below)s; stroke: none; }
+.circuit .node.pale text, .circuit .node.pale .tint { opacity: 0.4; }
+.circuit .node.pale .body { stroke-opacity: 0.4; }
 .circuit .node text { text-anchor: middle; pointer-events: none; }
 """
 # What prints an SVG need not know custom properties, so a file has plain colours and only a page has the reader's.
@@ -114,5 +116,5 @@ def _node(number: int, node: Node, place: tuple[float, float], strongest: float,
     if node.score is not None and strongest:
         tint = f'<rect class="tint {sign_of(node.score)}" {box} fill-opacity="{0.5 * abs(node.score) / strongest:.3f}"/>'
     said = escape(label_of(node))
-    pale = "" if touched else ' opacity="0.4"'
-    return f'<g class="node" data-node="{number}"{pale}><rect class="body" {box}/>{tint}<text x="{place[0]:.1f}" y="{place[1] + 4:.1f}">{said}</text></g>'
+    pale = "" if touched else " pale"
+    return f'<g class="node{pale}" data-node="{number}"><rect class="body" {box}/>{tint}<text x="{place[0]:.1f}" y="{place[1] + 4:.1f}">{said}</text></g>'

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from slm_interp.plots.circuit_tables import Edge, Node, Tables, rank
 
-NODE_W, NODE_H = 38, 20
+NODE_W, NODE_H = 42, 20
 BESIDE, LINE = 6, 5  # pixels between nodes of a cell: beside, and above each other
 COLUMN_GAP = 34
 ABREAST = 8
