@@ -32,7 +32,8 @@ def document(title: str, lead: str, body: str, script: str, data: str, style: st
 
 def framed(page: str, height: int) -> str:
     """A page inside a notebook: a frame of its own, so that neither's styles and scripts reach the other."""
-    return f'<iframe srcdoc="{escape(page)}" style="width:100%;height:{height}px;border:0" sandbox="allow-scripts" loading="lazy"></iframe>'
+    inside = page.replace("&", "&amp;").replace('"', "&quot;")
+    return f'<iframe srcdoc="{inside}" style="width:100%;height:{height}px;border:0" sandbox="allow-scripts" loading="lazy"></iframe>'
 
 
 _DOCUMENT = """<!doctype html>
