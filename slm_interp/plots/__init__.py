@@ -1,5 +1,7 @@
 """Labelled arrays -> plotly figures. No model in sight."""
 
+from slm_interp.plots.attention import attention_by_word, attention_heads, attention_view
+from slm_interp.plots.circuit import CircuitPicture
 from slm_interp.plots.jacobian import convergence_by_prompts
 from slm_interp.plots.lens_comparison import lens_differences
 from slm_interp.plots.lens_grid import lens_grid, lens_grid_over_time, word_runs
@@ -11,6 +13,10 @@ from slm_interp.plots.static import write_png, write_svg
 from slm_interp.plots.waveform import envelope, waveform
 
 __all__ = [
+    "CircuitPicture",
+    "attention_by_word",
+    "attention_heads",
+    "attention_view",
     "convergence_by_prompts",
     "envelope",
     "heat_map",

@@ -63,7 +63,7 @@ def layout(tables: Tables) -> Layout:
     bands = sorted({band for band, _ in cells})
     lines = {band: max(-(-len(members) // ABREAST) for (own, _), members in cells.items() if own == band) for band in bands}
     gap = 40 if len(bands) <= 14 else 26
-    height = TOP + FOOT + sum(lines[band] * (NODE_H + LINE) - LINE for band in bands) + gap * (len(bands) - 1)
+    height = float(TOP + FOOT) + sum(lines[band] * (NODE_H + LINE) - LINE for band in bands) + gap * (len(bands) - 1)
     places: dict[int, tuple[float, float]] = {}
     edges: dict[int, list[float]] = {}
     floor = height - FOOT
