@@ -26,9 +26,9 @@ from slm_interp.plots.static import write_png
 
 OPENING = 200  # edges; more at once cannot be told apart
 LEAD = (
-    "Layers run upward, spans from left to right. A box is a component at a span: layer.head, m for an MLP, tinted by its own score. An edge is as "
-    "wide as its effect is large; blue raises the outcome, red lowers it. Into a head, edges enter at the left for its query, in the middle for "
-    "its key and at the right for its value."
+    "Layers run upward, spans from left to right. A box is a component at a span, tinted by its own score: layer.head, m for an MLP, kv for keys "
+    "and values that heads above them share. An edge is as wide as its effect is large; blue raises the outcome, red lowers it. Into a head, "
+    "edges enter at the left for its query, in the middle for its key and at the right for its value."
 )
 HINT = "Point at an edge or a node to read its numbers; click a node to see all of its edges, and again to let it go."
 _PAGE_STYLE = """

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from html import escape
 
 from slm_interp.plots.circuit_layout import NODE_H, NODE_W, Layout, path_of
-from slm_interp.plots.circuit_tables import Node, Tables
+from slm_interp.plots.circuit_tables import Node, Tables, key_value
 from slm_interp.plots.theme import FONT, visible
 
 THINNEST, WIDEST = 0.7, 6.0  # pixels; width is for the size of an effect, colour for its sign
@@ -47,8 +47,9 @@ def sign_of(score: float) -> str:
 
 
 def label_of(node: Node) -> str:
-    """What stands in the box: `layer.head`, `m` and the layer, or the kind."""
-    return {"head": f"{node.layer}.{node.head}", "mlp": f"m{node.layer}", "input": "embed"}.get(node.kind, node.kind)
+    """What stands in the box: `layer.head` (`layer.kv0` for a key-value head), `m` and the layer, or the kind."""
+    head = f"{node.layer}.kv{node.head}" if key_value(node) else f"{node.layer}.{node.head}"
+    return {"head": head, "mlp": f"m{node.layer}", "input": "embed"}.get(node.kind, node.kind)
 
 
 def drawing(tables: Tables, places: Layout, shown: Collection[int], style: str, heading: tuple[str, str] = ("", "")) -> str:

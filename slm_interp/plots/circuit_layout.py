@@ -1,6 +1,6 @@
 """Where the nodes of a circuit stand: layers upward, spans from left to right, the heads of a layer beside each other.
 
-1. A row for the inputs, for each layer with nodes one for its heads and one for its MLP, and one for the logits; from below.
+1. A row for the inputs, for each layer with nodes one for its key-value heads, one for its heads and one for its MLP, and one for the logits; from below.
 2. A column for each span, as wide as its fullest cell; more than `ABREAST` nodes of one cell go on above, in a second line of the row.
 3. An edge leaves the middle of its source's upper side and enters the lower side of its target: q left, k in the middle, v right.
 """

@@ -80,7 +80,12 @@ def rank(node: Node) -> tuple[int, int]:
         return (-1, 0)
     if node.kind == "logits":
         return (10**9, 0)
-    return (node.layer, 1 if node.kind == "mlp" else 0)
+    return (node.layer, 2 if node.kind == "mlp" else 0 if key_value(node) else 1)
+
+
+def key_value(node: Node) -> bool:
+    """Whether this is a key-value head that several heads share, named as in `a3.kv0`: it stands below the heads of its layer."""
+    return node.kind == "head" and ".kv" in node.name
 
 
 def _columns(table: pd.DataFrame, wanted: Sequence[str], what: str) -> None:

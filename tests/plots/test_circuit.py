@@ -220,3 +220,26 @@ def test_a_picture_is_made_of_the_same_drawing(monkeypatch, tmp_path):
     root = drawn(picture)
     assert (seen[0].layout.width, seen[0].layout.height) == (float(root.get("width")), float(root.get("height")))
     assert base64.b64decode(seen[0].layout.images[0].source.split(",")[1]).decode() == picture.drawn()
+
+
+def test_key_value_heads_stand_below_the_heads_of_their_layer_and_are_told_from_them():
+    heads = pd.DataFrame(
+        {
+            "name": ["input", "a0.h0", "a0.kv0", "m0"],
+            "kind": ["input", "head", "head", "mlp"],
+            "layer": 0,
+            "head": [0, 0, 0, 0],
+            "score": 1.0,
+        }
+    )
+    edges = pd.DataFrame(
+        {"source": ["input", "input", "a0.h0"], "target": ["a0.kv0", "a0.h0", "m0"], "slot": ["v", "q", "in"], "score": 1.0}
+    )
+    picture = circuit(heads, edges)
+    input_, head, shared, mlp = (y for _, y in picture.places.places)
+    assert mlp < head < shared < input_
+    assert [one.text for one in drawn(picture).iter() if one.tag.endswith("text") and one.text and "0" in one.text][-3:] == [
+        "0.0",
+        "0.kv0",
+        "m0",
+    ]
