@@ -119,13 +119,14 @@ def circuit(name: str, pairs: Sequence[ContrastPair]) -> None:
     here, there = task_of(slm, scored), task_of(slm, asked)
     print(name, f"scored on {len(scored)} pairs, asked of {len(asked)}")
     graphs = {"EAP-IG": circuits.eap_ig(here, STEPS), "EAP": circuits.eap(here)}
+    graphs["EAP-IG, spans together"] = graphs["EAP-IG"].over_spans()
     graphs["random order"] = shuffled(graphs["EAP-IG"])
     labels, curves = [pair.cluster for pair in asked], []
     for title, graph in graphs.items():
         curve = circuits.faithfulness(there, graph, SIZES if title == "EAP-IG" else FEWER, clusters=labels)
         curves.append(curve.table().assign(scores=title))
         if title == "EAP-IG":
-            write_png(curve.plot(title=f"{name}: name → city, on {len(asked)} pairs that were not scored"), HERE / "faithfulness.png", 900)
+            write_png(curve.plot(title=f"{name}: name → city, on {len(asked)} pairs that were not scored"), HERE / "faithfulness.png")
             chosen = curve
     table = pd.concat(curves, ignore_index=True)
     print(written("faithfulness.csv", table.assign(organism=name)).to_string(index=False))
@@ -148,8 +149,8 @@ def circuit(name: str, pairs: Sequence[ContrastPair]) -> None:
     print(by_span(graph).to_string())
     written("spans.csv", by_span(graph).reset_index())
     picture = small.plot(title=f"{name}: name → city, the {small.size} edges left of the 150 strongest")
-    picture.write(HERE / "circuit.svg")
-    picture.write(HERE / "circuit.png")
+    picture.svg(HERE / "circuit.svg")
+    picture.png(HERE / "circuit.png")
 
 
 def strongest_nodes(graph: circuits.Graph, count: int) -> list[str]:

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,9 @@ from slm_interp.circuits.nodes import Shape, Target, Writer, real_edges, targets
 from slm_interp.circuits.task import Task
 from slm_interp.errors import PatchingError, missing_extra
 from slm_interp.files import atomic_path, write_text
+
+if TYPE_CHECKING:
+    from slm_interp.plots.circuit import CircuitPicture
 
 EVERYTHING = "everything"
 DIMS = ("source", "target", "source_span", "target_span")
@@ -212,9 +215,9 @@ class Graph:
 
     # -- keeping and showing it ----------------------------------------------------------------------
 
-    def plot(self, **options: Any) -> Any:
+    def plot(self, **options: Any) -> CircuitPicture:
         """The kept edges: layers upward, spans from left to right; options as in `slm_interp.plots.circuit`."""
-        from slm_interp.plots import circuit  # type: ignore[attr-defined, unused-ignore]
+        from slm_interp.plots.circuit import circuit
 
         nodes = self.nodes_table(kept=True)
         there = [span for span in self.spans if span in set(nodes["span"])]
