@@ -1,6 +1,6 @@
 """The circuit of docs/circuits.md, "name -> city spoken aloud": tables and pictures.
 
-    python docs/circuits/figures.py          about fifteen minutes on a quiet core
+    python docs/circuits/figures.py [ceilings | swapped | curve | exact | parts | heads]     all of them if none is named; ten minutes on a quiet core
 
 1. Ceilings: how far each organism tells apart what it should say after one name and after another.
 2. On the organism that does so best: edges scored on one half of the names, and everything else measured on the other half.
@@ -9,7 +9,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,32 +32,36 @@ from slm_interp.utterance import Contrast, Span, Utterance
 HERE = Path(__file__).parent
 ORGANISMS = ("tiny", "tiny-overlapped", "tiny-supervised")
 DRAWN = 450  # pairs of all five kinds of fact; about a sixth are about cities
+CIRCUIT, FIRST = "tiny-overlapped", 240  # the organism that tells them apart best, and how many pairs are drawn for it
 OUTCOMES = {
     "first unit": outcomes.difference(units=1),
     "first three units": outcomes.difference(units=3),
     "whole word": outcomes.difference(),
 }
-TOLD = 1.0  # nats
+TOLD = 0.5  # nats
 STEPS = 5
-SIZES = (0, 50, 100, 200, 500, 1000, 2000, 5000, 15000)
-FEWER = (200, 1000, 5000)  # for the scores that are only compared
-ASKED = 12  # pairs, so that this takes minutes
-SHOWN = 24
+SIZES = (0, 100, 300, 1000, 3000, 10000, 30000)
+FEWER = (300, 3000)  # for the scores that are only compared
+ASKED = 6  # pairs of each half, so that this takes minutes
+SHOWN = 20
 
 
 def main() -> None:
-    """Everything."""
-    found = {name: cities(si.load(name, dtype=torch.float32), name) for name in ORGANISMS}
-    table = pd.concat([ceilings(name, pairs) for name, pairs in found.items()], ignore_index=True)
-    print(written("ceilings.csv", table).to_string(index=False))
-    sure = table[table["outcome"] == "whole word"].sort_values("low").iloc[-1]["organism"]
-    circuit(str(sure), found[str(sure)])
-    types()
+    """Everything, or what is named."""
+    steps = {"ceilings": all_ceilings, "swapped": swapped, "curve": curve, "exact": exact, "parts": parts, "heads": types}
+    for name in sys.argv[1:] or steps:
+        steps[name]()
 
 
-def cities(slm: si.SpeechTextModel, name: str) -> list[ContrastPair]:
+def all_ceilings() -> None:
+    """How far every organism tells apart what is said after one name and after another."""
+    parts = [ceilings(name, cities(si.load(name, dtype=torch.float32), name, DRAWN)) for name in ORGANISMS]
+    print(written("ceilings.csv", pd.concat(parts, ignore_index=True)).to_string(index=False))
+
+
+def cities(slm: si.SpeechTextModel, name: str, count: int) -> list[ContrastPair]:
     """Pairs about where a name lives, of facts that were heard in training."""
-    drawn = contrasts(slm, RECIPES[name].world, "names", DRAWN, sides=("heard",))
+    drawn = contrasts(slm, RECIPES[name].world, "names", count, sides=("heard",))
     return [pair for pair in drawn if pair.plan.category == "city"]
 
 
@@ -111,46 +117,89 @@ def halves(slm: si.SpeechTextModel, pairs: Sequence[ContrastPair]) -> tuple[list
     return [pair for pair in kept if pair.cluster in first], [pair for pair in kept if pair.cluster not in first]
 
 
-def circuit(name: str, pairs: Sequence[ContrastPair]) -> None:
-    """Scores on one half; the curve, exact effects, and what each node adds, on the other."""
-    slm = si.load(name, dtype=torch.float32)
-    scored, asked = halves(slm, pairs)
-    scored, asked = scored[:ASKED], asked[:ASKED]
-    here, there = task_of(slm, scored), task_of(slm, asked)
-    print(name, f"scored on {len(scored)} pairs, asked of {len(asked)}")
-    graphs = {"EAP-IG": circuits.eap_ig(here, STEPS), "EAP": circuits.eap(here)}
-    graphs["EAP-IG, spans together"] = graphs["EAP-IG"].over_spans()
-    graphs["random order"] = shuffled(graphs["EAP-IG"])
-    labels, curves = [pair.cluster for pair in asked], []
-    for title, graph in graphs.items():
-        curve = circuits.faithfulness(there, graph, SIZES if title == "EAP-IG" else FEWER, clusters=labels)
-        curves.append(curve.table().assign(scores=title))
-        if title == "EAP-IG":
-            write_png(curve.plot(title=f"{name}: name → city, on {len(asked)} pairs that were not scored"), HERE / "faithfulness.png")
-            chosen = curve
-    table = pd.concat(curves, ignore_index=True)
-    print(written("faithfulness.csv", table.assign(organism=name)).to_string(index=False))
-    graph = graphs["EAP-IG"]
-    exact = circuits.path_patching(here, graph, SHOWN)
-    print(written("path_patching.csv", exact).head(20).to_string(index=False), exact.attrs)
-    try:
-        size = chosen.smallest(0.8)
-    except si.errors.PatchingError as error:
-        print(error)
-        size = SIZES[-1]
-    parts = circuits.top_n(graph, size)
-    print(f"{size} edges, {parts.size} after pruning")
-    few, strongest = task_of(slm, asked[: ASKED // 2]), strongest_nodes(parts, 20)
-    adds = written("minimality.csv", circuits.minimality(few, parts, strongest))
-    print(adds.to_string(index=False))
-    print(written("completeness.csv", circuits.completeness(few, parts, adds["node"].tolist()[:8])).to_string(index=False))
-    small = circuits.top_n(graph, 150)
+def swapped() -> None:
+    """Where what tells the prompts apart is: units of one span alone from the other prompt, and how often they differ there."""
+    rows = []
+    for name in ORGANISMS[:2]:
+        slm = si.load(name, dtype=torch.float32)
+        pairs = [pair for half in halves(slm, cities(slm, name, FIRST)) for pair in half]
+        table = circuits.by_span(task_of(slm, pairs))
+        rows.append(table.assign(organism=name, pairs=len(pairs), differ=[differing(pairs, span) for span in table["span"]]))
+    print(written("swapped.csv", pd.concat(rows, ignore_index=True)).to_string(index=False), flush=True)
+
+
+def differing(pairs: Sequence[ContrastPair], title: str) -> float:
+    """In what share of the pairs the two prompts have other units in a span."""
+    found = []
+    for pair in pairs:
+        for one in spans(pair):
+            if one.name == title:
+                sides = ((pair.contrast.clean, one.clean), (pair.contrast.corrupted, one.corrupted))
+                clean, corrupted = (prompt.tokens[span.start : span.stop].tolist() for prompt, span in sides)
+                found.append(clean != corrupted)
+    return float(np.mean(found)) if found else float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Edges scored on one half of the names, and both halves as tasks."""
+
+    here: circuits.Task
+    there: circuits.Task
+    clusters: list[str]
+    graph: circuits.Graph
+
+    @staticmethod
+    def of(name: str = CIRCUIT) -> Asked:
+        """Pairs that are told apart; the first so many of each half."""
+        slm = si.load(name, dtype=torch.float32)
+        pairs = cities(slm, name, FIRST)
+        scored, asked = (half[:ASKED] for half in halves(slm, pairs))
+        print(name, f"{len(pairs)} pairs; scored on {len(scored)}, asked of {len(asked)}", flush=True)
+        here, there = task_of(slm, scored), task_of(slm, asked)
+        return Asked(here, there, [pair.cluster for pair in asked], circuits.eap_ig(here, STEPS))
+
+
+def curve() -> None:
+    """How much circuits of more and more edges carry, on the half that was not scored; the picture."""
+    asked = Asked.of()
+    graphs = {"EAP-IG": asked.graph, "EAP-IG, spans together": asked.graph.over_spans(), "EAP": circuits.eap(asked.here)}
+    graphs["random order"] = shuffled(asked.graph)
+    small = circuits.top_n(asked.graph, 150)
     written("edges.csv", small.edges_table(kept=True).drop(columns="kept"))
-    print(by_span(graph).to_string())
-    written("spans.csv", by_span(graph).reset_index())
-    picture = small.plot(title=f"{name}: name → city, the {small.size} edges left of the 150 strongest")
+    print(written("spans.csv", by_span(asked.graph).reset_index()).to_string(index=False), flush=True)
+    picture = small.plot(title=f"{CIRCUIT}: name → city, the {small.size} edges on a way among the 150 strongest")
     picture.svg(HERE / "circuit.svg")
     picture.png(HERE / "circuit.png")
+    rows = []
+    for title, graph in graphs.items():
+        found = circuits.faithfulness(asked.there, graph, SIZES if title == "EAP-IG" else FEWER, clusters=asked.clusters)
+        rows.append(found.table().assign(scores=title))
+        print(written("faithfulness.csv", pd.concat(rows, ignore_index=True)).tail(len(rows[-1])).to_string(index=False), flush=True)
+        if title == "EAP-IG":
+            heading = f"{CIRCUIT}: name → city, on {len(asked.clusters)} pairs that were not scored"
+            write_png(found.plot(title=heading), HERE / "faithfulness.png")
+
+
+def exact() -> None:
+    """The strongest edges one by one, by exact path patching, beside both scores at the base run."""
+    asked = Asked.of()
+    for title, graph in (("EAP", circuits.eap(asked.here)), ("EAP-IG", asked.graph)):
+        table = circuits.path_patching(asked.here, graph, SHOWN)
+        print(title, table.attrs)
+        print(written(f"path_patching_{title.lower().replace('-', '_')}.csv", table).to_string(index=False), flush=True)
+
+
+def parts() -> None:
+    """What the strongest nodes of the largest circuit add, and how circuit and model fall without them."""
+    asked = Asked.of()
+    circuit = circuits.top_n(asked.graph, SIZES[-2])
+    adds = circuits.minimality(asked.there, circuit, strongest_nodes(circuit, 12))
+    print(written("minimality.csv", adds).to_string(index=False), flush=True)
+    print(
+        written("completeness.csv", circuits.completeness(asked.there, circuit, adds["node"].tolist()[:5])).to_string(index=False),
+        flush=True,
+    )
 
 
 def strongest_nodes(graph: circuits.Graph, count: int) -> list[str]:
@@ -176,7 +225,7 @@ def by_span(graph: circuits.Graph) -> pd.DataFrame:
 def types() -> None:
     """Head types of the main organism on sentences that were held out."""
     slm = si.load("tiny", dtype=torch.float32)
-    sentences: list[Utterance] = ablation.heard_sentences(slm, RECIPES["tiny"], 60)
+    sentences: list[Utterance] = ablation.heard_sentences(slm, RECIPES["tiny"], 30)
     found = {
         "previous unit": circuits.heads.previous_unit(slm, sentences),
         "induction": circuits.heads.induction(slm),

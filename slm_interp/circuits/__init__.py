@@ -3,9 +3,9 @@
 from slm_interp.circuits import heads
 from slm_interp.circuits.edges import eap, zero_ablation
 from slm_interp.circuits.faithfulness import Faithfulness, completeness, faithfulness, minimality, recovered, told_apart
-from slm_interp.circuits.graph import Graph
+from slm_interp.circuits.graph import Graph, everything
 from slm_interp.circuits.integrated import eap_ig, eap_ig_activations
-from slm_interp.circuits.path_patching import path_patching, through
+from slm_interp.circuits.path_patching import by_span, path_patching, through
 from slm_interp.circuits.running import means, outcomes_of
 from slm_interp.circuits.selection import greedy, pruned, top_n
 from slm_interp.circuits.task import Task
@@ -14,10 +14,12 @@ __all__ = [
     "Faithfulness",
     "Graph",
     "Task",
+    "by_span",
     "completeness",
     "eap",
     "eap_ig",
     "eap_ig_activations",
+    "everything",
     "faithfulness",
     "greedy",
     "heads",

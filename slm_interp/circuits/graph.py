@@ -277,6 +277,12 @@ def graph_of(task: Task, scores: Float[np.ndarray, "source target source_span ta
     return _assembled(attrs, task.span_names, task.labels, scores)
 
 
+def everything(task: Task) -> Graph:
+    """All edges of a task, kept and without scores: for knockouts that need none."""
+    shape = real_edges(task.shape, len(task.span_names)).shape
+    return graph_of(task, np.zeros(shape), "no scores")
+
+
 def _assembled(attrs: Mapping[str, Any], spans: Sequence[str], labels: Mapping[str, str], scores: np.ndarray) -> Graph:
     shape, names = Shape(**json.loads(attrs["shape_json"])), list(spans)
     real = real_edges(shape, len(names))

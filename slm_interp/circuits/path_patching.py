@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from slm_interp.circuits.graph import Graph
+from slm_interp.circuits.faithfulness import recovered
+from slm_interp.circuits.graph import Graph, everything
 from slm_interp.circuits.nodes import targets
 from slm_interp.circuits.running import MEMORY, outcomes_of
 from slm_interp.circuits.task import Task
@@ -77,6 +78,29 @@ def through(task: Task, graph: Graph, sender: str, receiver: str, slot: str = "i
     whole = graph.keeping(graph.real)
     found = outcomes_of(task, [whole, graph.keeping(graph.real & ~path)])
     return float((found[:, 1] - found[:, 0]).mean())
+
+
+def by_span(task: Task, node: str = "input") -> pd.DataFrame:
+    """What one node does from each span: its source value there alone, everything else computed anew.
+
+    With `input` this is the prompt with the units of one span taken from the other prompt, through the pairing: where is what tells the two apart?
+
+    Returns:
+        One row a span: `exact`, outcome less that of the base run, mean over contrasts; `lost`, the share of the recovered fraction that goes with it.
+
+    Raises:
+        PatchingError: no such node; no pair that is told apart.
+    """
+    whole = everything(task)
+    place = np.asarray(whole.dataset["source"].values == node)
+    whole.knocked_out(node)  # refuses what is no node
+    alone = [whole.keeping(whole.real & ~(place[:, None, None, None] & _there(whole, span)[None, None, :, None])) for span in whole.spans]
+    found = outcomes_of(task, [whole, *alone])
+    return pd.DataFrame({"span": whole.spans, "exact": (found[:, 1:] - found[:, :1]).mean(0), "lost": 1 - recovered(task, found[:, 1:])})
+
+
+def _there(graph: Graph, span: str) -> np.ndarray:
+    return np.asarray(graph.dataset["source_span"].values == span)
 
 
 def _without(graph: Graph, row: object) -> Graph:

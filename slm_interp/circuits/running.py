@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from einops import einsum, rearrange, repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -54,19 +54,28 @@ def outcomes_of(
     if isinstance(outside, str) and outside not in ("source", "zero"):
         raise PatchingError(f"Dropped edges carry 'source' values, 'zero', or values given for each contrast; got {outside!r}.")
     dropped = torch.from_numpy(np.stack([graph.real & ~graph.kept for graph in _of_this_task(task, graphs)]))
-    together = graphs[0].spans == (EVERYTHING,)
+    groups = _groups(task, dropped)
     found = np.empty((len(task.pairs), len(graphs)))
     for number, pair in enumerate(tqdm(task.pairs, desc="circuits", unit="contrast", disable=len(task.pairs) * len(graphs) < 40)):
         given = outside if isinstance(outside, str) else outside[number]
         source = values_of(task.slm, pair.source.tokens) if isinstance(given, str) else given
         source = zeros_like(source) if given == "zero" else source
         rows, length = pair.base.tokens.shape
-        copies = 1 if together else len(task.span_names)
-        each = 4 * (2 * len(writers(task.shape)) + 3 * task.shape.n_heads * copies) * rows * length * task.slm.model.cfg.d_model
-        for start in range(0, len(graphs), step := max(1, memory // each)):
-            part = dropped[start : start + step].to(pair.base.tokens.device)
-            found[number, start : start + step] = _run(task, pair, source, part, together)
+        for copies, group in groups.items():
+            each = 4 * (2 * len(writers(task.shape)) + 3 * task.shape.n_heads * copies) * rows * length * task.slm.model.cfg.d_model
+            for part in group.split(max(1, memory // each)):
+                found[number, part.numpy()] = _run(task, pair, source, dropped[part].to(pair.base.tokens.device), copies)
     return found
+
+
+def _groups(task: Task, dropped: Bool[Tensor, "run source target source_span target_span"]) -> dict[int, Int[Tensor, " some"]]:
+    """Numbers of the circuits by how many copies of a block they need: one for each span of destinations if their keys and values differ, else one."""
+    across = [number for number, one in enumerate(targets(task.shape)) if one.slot in ("k", "v")]
+    kinds, spans = dropped[:, :, across], dropped.shape[-1]
+    back = torch.ones(spans, spans, dtype=torch.bool).triu()
+    apart = (kinds.any(-1) != (kinds | ~back).all(-1)).flatten(1).any(1)
+    found = {copies: (apart == (copies > 1)).nonzero().flatten() for copies in ({1, spans})}
+    return {copies: group for copies, group in found.items() if len(group)}
 
 
 def means(task: Task, prompts: Sequence[Any]) -> list[Values]:
@@ -149,15 +158,12 @@ class _State:
         return self.resid[None, :, None] + added
 
 
-def _run(task: Task, pair: Pair, source: Values, dropped: Tensor, together: bool) -> Float[np.ndarray, " run"]:
+def _run(task: Task, pair: Pair, source: Values, dropped: Tensor, copies: int) -> Float[np.ndarray, " run"]:
     across = [number for number, one in enumerate(targets(task.shape)) if one.slot in ("k", "v")]
-    kinds = dropped[:, :, across]
-    apart = not together and not torch.equal(kinds.any(-1), (kinds | ~_looks_back(kinds)).all(-1))
-    span = torch.zeros_like(pair.span) if together else pair.span
-    state = _State(task, pair, source, dropped, span, dropped.shape[-1] if apart else 1)
-    if not apart and not together:  # all destinations of a span alike: what holds for one holds for all
+    state = _State(task, pair, source, dropped, pair.span if dropped.shape[-1] > 1 else torch.zeros_like(pair.span), copies)
+    if copies == 1:  # all destinations of a span alike: what holds for one holds for all
         state.dropped = dropped.clone()
-        state.dropped[:, :, across, :, 0] = kinds.any(-1)
+        state.dropped[:, :, across, :, 0] = dropped[:, :, across].any(-1)
     runs, (rows, length) = len(dropped), pair.base.tokens.shape
     tokens = repeat(pair.base.tokens, "row pos -> (run row copy) pos", run=runs, copy=state.copies)
     with torch.no_grad():
@@ -165,12 +171,6 @@ def _run(task: Task, pair: Pair, source: Values, dropped: Tensor, together: bool
         last = state.read(slice(len(targets(task.shape)) - 1, None))[0, :, 0].to(task.slm.model.cfg.dtype)
         scores = task.outcome.score(read_of(task.slm, pair.base, last, pair.reference))
     return finite(scores, task.outcome.name).double().cpu().numpy()
-
-
-def _looks_back(kinds: Tensor) -> Tensor:
-    """Pairs of spans that an edge into keys or values can join."""
-    spans = kinds.shape[-1]
-    return torch.ones(spans, spans, dtype=torch.bool, device=kinds.device).triu()
 
 
 def _hooks(state: _State, runs: int, rows: int, length: int) -> list[tuple[str, Any]]:

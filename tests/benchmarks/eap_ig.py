@@ -60,6 +60,21 @@ def main() -> None:
     if options.out:
         made = {"peer": revision(options.source), "transformer_lens": VERSION, "torch": torch.__version__, "rows": rows}
         write_text(options.out, json.dumps(made, indent=1) + "\n")
+        write_text(options.out.with_suffix(".txt"), markdown(rows))
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table of the documentation."""
+    lines = ["| model | scores | edges | largest difference, of the spread | rank correlation |", "|---|---|---|---|---|"]
+    for row in rows:
+        if "of_the_spread" in row:
+            cells = f"{row['edges']} | {row['of_the_spread']:.1g} | {row['rank_correlation']:.4f}"
+        else:
+            same = "the same" if row["edges"] == row["edges_of_the_peer"] else f"{row['edges_of_the_peer']} there"
+            share = row["largest_difference"] / abs(row["clean_minus_corrupted"])
+            cells = f"{', '.join(map(str, row['edges']))} left, {same} | outcome {share:.1g} of the ceiling |"
+        lines.append(f"| {row['model']} ({row['says']}) | {row['what']} | {cells} |")
+    return "\n".join(lines) + "\n"
 
 
 def compared(variant: str, peer: dict[str, ModuleType]) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 
 from slm_interp import circuits
 from slm_interp.errors import PatchingError
-from slm_interp.patching import outcomes
+from slm_interp.patching import measure, outcomes
 from tests.circuits.conftest import model_of
 
 
@@ -134,6 +134,23 @@ def test_exact_effects_stand_beside_the_scores(task, graph):
     found = circuits.outcomes_of(task, [graph.keeping(kept), graph.keeping(graph.real)])[0]
     assert row["exact"] == pytest.approx(found[0] - found[1], abs=2e-4)
     assert set(table.attrs) == {"linear", "rank"}
+
+
+def test_the_input_of_one_span_alone_is_its_units_swapped(task):
+    """By hand: the corrupted prompt's units in that word, at equal lengths."""
+    one = task.contrasts[0]
+    table = circuits.by_span(task).set_index("span")
+    span = one.clean.words[1].span
+    tokens = one.clean.tokens.clone()
+    tokens[list(span)] = one.corrupted.tokens[list(span)]
+    swapped = replace(one.clean, tokens=tokens)
+    wanted = measure(task.slm, swapped, one, task.outcome) - task.baselines[0][0]
+    assert table.loc["word 1", "exact"] == pytest.approx(wanted, abs=2e-4) and abs(wanted) > 1e-3
+    (clean,), (corrupted,) = task.baselines
+    assert table.loc["word 1", "lost"] == pytest.approx(wanted / (corrupted - clean), abs=1e-3)
+    assert table.loc["word 2", "exact"] == pytest.approx(0, abs=2e-4)  # the same units in both prompts
+    with pytest.raises(PatchingError, match="no 'm7'"):
+        circuits.by_span(task, "m7")
 
 
 @pytest.mark.usefixtures("as_users_run_it")
