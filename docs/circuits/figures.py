@@ -168,7 +168,7 @@ def curve() -> None:
     small = circuits.top_n(asked.graph, 150)
     written("edges.csv", small.edges_table(kept=True).drop(columns="kept"))
     print(written("spans.csv", by_span(asked.graph).reset_index()).to_string(index=False), flush=True)
-    picture = small.plot(title=f"{CIRCUIT}: name → city, the {small.size} edges on a way among the 150 strongest")
+    picture = small.plot(title="name → city: the strongest edges that hang together")
     picture.svg(HERE / "circuit.svg")
     picture.png(HERE / "circuit.png")
     rows = []

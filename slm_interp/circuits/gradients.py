@@ -25,7 +25,7 @@ from torch import Tensor
 from slm_interp import hooked
 from slm_interp.circuits.nodes import SLOTS, Shape, Slot
 from slm_interp.circuits.task import Pair, Task
-from slm_interp.circuits.values import keeper, weight
+from slm_interp.circuits.values import weight
 from slm_interp.errors import PatchingError
 from slm_interp.hooked.installed import run_blocks
 from slm_interp.model import SpeechTextModel
@@ -90,13 +90,11 @@ def _run(slm: SpeechTextModel, pair: Pair, outcome: Outcome, shape: Shape, repla
         kept[name] = made.detach().requires_grad_() if name == INPUT else made
         return kept[name]
 
-    hooks: list[tuple[str, Any]] = [(INPUT, lambda value, hook: put(value, hook, INPUT))]
-    hooks += [(name, lambda value, hook, name=name: put(value, hook, name)) for name in replaced if name != INPUT]
     read = [f"blocks.{layer}.{place}" for layer in range(shape.n_layers) for place in _places(shape)]
     last = hooked.hook_at("resid_post", shape.n_layers)
-    run_blocks(
-        slm.model, pair.base.tokens, [*hooks, *[(name, keeper(kept, name)) for name in [*read, last] if name not in (INPUT, *replaced)]]
-    )
+    # every hook gives back what it keeps: TransformerLens 4.x shows hooks a copy in the classic shape, and goes on with what they return
+    names = dict.fromkeys([INPUT, *read, *replaced, last])
+    run_blocks(slm.model, pair.base.tokens, [(name, lambda value, hook, name=name: put(value, hook, name)) for name in names])
     score = outcome.score(read_of(slm, pair.base, kept[last], pair.reference))
     if not score.requires_grad:
         raise PatchingError(
@@ -147,7 +145,11 @@ def _back(made: Tensor, gradient: Tensor, read: Tensor) -> Tensor:
     if not made.requires_grad or not read.requires_grad:  # a replaced value was made of nothing
         return torch.zeros_like(read)
     (found,) = torch.autograd.grad(made, read, gradient, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(read) if found is None else found
+    if found is None:
+        raise PatchingError(
+            "What a block reads does not lead to what it writes in this model's graph, so its edges have no scores. Use TransformerLens 3.9."
+        )
+    return found
 
 
 def _through_norm(

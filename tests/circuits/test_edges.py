@@ -109,10 +109,10 @@ def test_scores_are_means_over_contrasts(grouped, contrast):
 def test_more_steps_come_nearer_to_the_whole_change(contrast):
     """Completeness of integrated gradients: edges out of the input sum to clean - corrupted as the steps grow (the input is all that differs)."""
     slm = model_of("llama", 1.0)
-    task = circuits.Task(slm, [contrast(slm)], outcomes.difference(units=1), spans="everything")
+    task = circuits.Task(slm, [contrast(slm)], outcomes.difference(), spans="everything")
     (clean,), (corrupted,) = task.baselines
     off = []
-    for steps in (1, 4, 32):
+    for steps in (1, 4, 64):
         graph = circuits.eap_ig(task, steps)
         # what the input changes altogether: every path from it, whose first edges those out of the input are
         off.append(abs(graph.scores[0].sum() - (corrupted - clean)))

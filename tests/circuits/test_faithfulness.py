@@ -122,7 +122,8 @@ def test_a_path_into_the_logits_is_the_sender_s_change_through_the_final_norm(ta
 def test_exact_effects_stand_beside_the_scores(task, graph):
     table = circuits.path_patching(task, graph, 12)
     assert len(table) == 12 and table["miss"].to_numpy() == pytest.approx((table["exact"] - table["score"]).to_numpy())
-    row = table.iloc[3]
+    across = graph.edges_table().query("source_span != target_span").head(1)
+    row = circuits.path_patching(task, graph, across).iloc[0]
     kept = graph.real.copy()
     data = graph.dataset
     kept[

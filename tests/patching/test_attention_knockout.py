@@ -14,7 +14,8 @@ from slm_interp.utterance import Contrast
 def run(slm: SpeechTextModel, tokens: torch.Tensor, hooks: list) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Logits and all that passed."""
     kept: dict[str, torch.Tensor] = {}
-    keep = [(lambda name: True, lambda value, hook: kept.update({hook.name: value}))]
+    names = [f"blocks.{layer}.{place}" for layer in range(3) for place in ("attn.hook_pattern", "attn.hook_z", "hook_attn_out")]
+    keep = [(name, lambda value, hook, name=name: kept.update({name: value})) for name in names]
     with torch.no_grad():
         return slm.model.run_with_hooks(tokens[None], fwd_hooks=[*hooks, *keep], prepend_bos=False)[0], kept
 
