@@ -13,6 +13,7 @@ from slm_interp.errors import SpeechError
 from slm_interp.model import SpeechTextModel
 from slm_interp.organisms import grammar
 from slm_interp.organisms.contrast_plans import CLOSEST, Cut, _could_stand, _near_facts, _sentence_with
+from slm_interp.organisms.contrast_spans import ROLES, by_role, roles
 from slm_interp.organisms.contrasts import KINDS, SIDES, ContrastPair, contrasts, table
 from slm_interp.organisms.corpus import Prompt
 from slm_interp.organisms.lexicon import CATEGORIES, FACT_CATEGORIES, FACT_VALUES, HOMOPHONES, NAMES
@@ -273,3 +274,27 @@ def test_more_pairs_than_there_are_is_refused(slm: SpeechTextModel, monkeypatch:
     monkeypatch.setitem(KINDS, "names", lambda world, voices, side, rng: (plan,))
     with pytest.raises(SpeechError, match="Found 1 different pairs of kind 'names' in 80 draws; wanted 2. Ask for fewer."):
         contrasts(slm, WORLD, "names", 2)
+
+
+# -- roles -------------------------------------------------------------------------------------------
+
+
+def test_roles_cover_each_prompt_once_and_the_word_is_the_word(every: list[ContrastPair]) -> None:
+    for pair in every:
+        found = roles(pair)
+        names = [one.name for one in found]
+        assert names == [role for role in ROLES if role in names] and "word" in names
+        for side, word in (("clean", pair.word_clean), ("corrupted", pair.word_corrupted)):
+            covered = [position for one in found for position in one.of(side)]
+            missing = set(range(len(getattr(pair.contrast, side)))) - set(covered)
+            assert len(set(covered)) == len(covered) and (not missing or len(found) < len(ROLES))
+            assert found[names.index("word")].of(side) == word.span
+            if "end" in names:
+                assert list(found[-1].of(side)) == [len(getattr(pair.contrast, side)) - 1]
+
+
+def test_roles_are_found_by_the_contrast_and_no_other_is_guessed(every: list[ContrastPair]) -> None:
+    find = by_role(every[:2])
+    assert find(every[1].contrast) == roles(every[1])
+    with pytest.raises(SpeechError, match="of none of the pairs"):
+        find(every[2].contrast)
