@@ -18,6 +18,7 @@ from slm_interp.organisms.contrasts import KINDS, SIDES, ContrastPair, contrasts
 from slm_interp.organisms.corpus import Prompt
 from slm_interp.organisms.lexicon import CATEGORIES, FACT_CATEGORIES, FACT_VALUES, HOMOPHONES, NAMES
 from slm_interp.organisms.phonetic import nearest_pairs, sounds_in_sentences
+from slm_interp.organisms.splicing import spliced
 from slm_interp.organisms.world import World
 from slm_interp.speech.acoustic import AcousticQuantiser
 from slm_interp.speech.audio import resample
@@ -298,3 +299,34 @@ def test_roles_are_found_by_the_contrast_and_no_other_is_guessed(every: list[Con
     assert find(every[1].contrast) == roles(every[1])
     with pytest.raises(SpeechError, match="of none of the pairs"):
         find(every[2].contrast)
+
+
+# -- spliced -----------------------------------------------------------------------------------------
+
+
+def test_spliced_pairs_differ_in_the_word_and_in_nothing_else(made: dict[str, list[ContrastPair]]) -> None:
+    found = spliced(made["names"])
+    assert found
+    originals = {f"{pair.name}-spliced": pair for pair in made["names"]}
+    for pair in found:
+        clean, corrupted, original = pair.contrast.clean, pair.contrast.corrupted, originals[pair.name]
+        own, other = pair.word_clean.span, pair.word_corrupted.span
+        assert torch.equal(clean.tokens[: own.start], corrupted.tokens[: other.start])
+        assert torch.equal(clean.tokens[own.stop :], corrupted.tokens[other.stop :])
+        before = original.contrast.corrupted
+        assert torch.equal(corrupted.tokens[list(other)], before.tokens[list(original.word_corrupted.span)])
+        assert [word.text for word in corrupted.words] == [
+            pair.word_corrupted.text if word.span == own else word.text for word in clean.words
+        ]
+        assert corrupted.words[-1].span.stop == len(corrupted) or clean.words[-1].span.stop < len(clean)
+        assert torch.allclose(corrupted.edges.diff()[other.stop :], clean.edges.diff()[own.stop :], atol=1e-5)
+        assert corrupted.audio is not None and abs(corrupted.audio.seconds - corrupted.seconds) < 0.05
+
+
+def test_a_unit_that_would_follow_itself_is_no_pair(made: dict[str, list[ContrastPair]]) -> None:
+    pair = next(one for one in made["names"] if spliced([one]) and one.word_clean.span.stop < len(one.contrast.clean))
+    clean = pair.contrast.clean
+    tokens = clean.tokens.clone()
+    tokens[pair.word_clean.span.stop] = pair.contrast.corrupted.tokens[pair.word_corrupted.span.stop - 1]
+    contrast = replace(pair.contrast, clean=replace(clean, tokens=tokens))
+    assert spliced([replace(pair, contrast=contrast)]) == []
