@@ -23,6 +23,15 @@ def write_png(figure: go.Figure, path: str | os.PathLike[str], scale: float = 2.
         ImportError: the package that draws pictures (kaleido) is not installed.
         RuntimeError: kaleido is installed and finds no browser to draw with.
     """
+    return _write(figure, path, "png", scale)
+
+
+def write_svg(figure: go.Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as SVG on white, without its menus. Arguments and errors as in `write_png`."""
+    return _write(figure, path, "svg", 1.0)
+
+
+def _write(figure: go.Figure, path: str | os.PathLike[str], form: str, scale: float) -> Path:
     try:
         import kaleido  # noqa: F401
     except ImportError as error:
@@ -31,7 +40,7 @@ def write_png(figure: go.Figure, path: str | os.PathLike[str], scale: float = 2.
     picture.layout.updatemenus = ()
     with atomic_path(path) as temporary:
         try:
-            picture.write_image(temporary, format="png", scale=scale)
+            picture.write_image(temporary, format=form, scale=scale)
         except Exception as error:
             if "chrome" in str(error).lower():
                 raise RuntimeError(

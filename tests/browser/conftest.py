@@ -52,6 +52,7 @@ class Visits:
 
     def __init__(self, browser: Browser, folder: Path) -> None:
         self.browser, self.folder, self.open = browser, folder, []
+        self.ready = "html[data-ready=yes]"
 
     def __call__(self, name: str, width: int = 1300, **options) -> Visit:
         context = self.browser.new_context(viewport={"width": width, "height": 950}, offline=True, **options)
@@ -61,7 +62,7 @@ class Visits:
         visit.page.on("console", lambda message: visit.complaints.append(message.text) if message.type in ("error", "warning") else None)
         visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
         visit.page.goto(f"file://{self.folder}/{name}")
-        visit.page.wait_for_selector("html[data-ready=yes]")
+        visit.page.wait_for_selector(self.ready)
         self.open.append((context, visit))
         return visit
 
