@@ -8,7 +8,9 @@ and, for many sequences at once, in `batch.py`.
 
 from slm_interp.hooked.batch import MEMORY, batch_bytes, batches, each_residuals, residuals_of
 from slm_interp.hooked.gradients import differentiable_residuals, frozen
-from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters
+from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters, resume
+from slm_interp.hooked.keeping import keep
+from slm_interp.hooked.kept import Kept, Writes
 from slm_interp.hooked.norm import NormFormula, norm_formula, widened
 from slm_interp.hooked.patched import Patches, last_residuals
 from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, normed, residuals, unembedding
@@ -19,8 +21,10 @@ __all__ = [
     "MEMORY",
     "SITES",
     "HookedTransformer",
+    "Kept",
     "NormFormula",
     "Patches",
+    "Writes",
     "attach_tokenizer",
     "batch_bytes",
     "batches",
@@ -33,6 +37,7 @@ __all__ = [
     "frozen",
     "heads_at",
     "hook_at",
+    "keep",
     "label_at",
     "last_residuals",
     "layers_at",
@@ -44,6 +49,7 @@ __all__ = [
     "parameters",
     "residuals",
     "residuals_of",
+    "resume",
     "stream",
     "unembedding",
     "widened",

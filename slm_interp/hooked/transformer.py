@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 import transformer_lens
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
 
 from slm_interp.errors import ConversionError
+from slm_interp.hooked.kept import Kept, KeysAndValues, Writes
 
 SOFTMAX = "softmax of attention: {} computes it in the model's dtype, transformers in float32; below float32 they differ by rounding"
 
@@ -103,3 +106,86 @@ def notes(fields: Mapping[str, Any]) -> list[str]:
 def parameter_owners(model: transformer_lens.HookedTransformer) -> list[tuple[str, nn.Module]]:
     """What a streamed forward loads one by one, with its name: here every module that owns parameters directly."""
     return [(name, module) for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
+
+
+def run_and_cache(
+    model: transformer_lens.HookedTransformer, tokens: Int[Tensor, "row pos"], hooks: Sequence[tuple[str, Callable[..., Any]]]
+) -> KeysAndValues | None:
+    """Run the embedding and the blocks with hooks, and give the keys and values of every block."""
+    cache = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, len(tokens))
+    model.run_with_hooks(
+        tokens,
+        return_type=None,
+        stop_at_layer=model.cfg.n_layers,
+        fwd_hooks=list(hooks),
+        prepend_bos=False,
+        attention_mask=torch.ones_like(tokens),
+        past_kv_cache=cache,
+    )
+    return tuple((entry.past_keys, entry.past_values) for entry in cache.entries)
+
+
+def resume(
+    model: transformer_lens.HookedTransformer,
+    kept: Kept,
+    layer: int,
+    start: int,
+    resid: Float[Tensor, "run prompt_pos d_model"],
+    writes: Mapping[str, Writes],
+) -> list[Float[Tensor, "run _ d_model"]]:
+    """The last residuals of runs that differ from a kept one from block `layer` and position `start` on.
+
+    Args:
+        resid: what block `layer` reads at the positions of the prompt from `start` on.
+        writes: what is put in at hooks of block `layer` or later, at those positions.
+
+    Returns:
+        for each row, the residual stream after the last block from the last position of the prompt on.
+    """
+    assert kept.past is not None
+    longest = max(kept.lengths)
+    cache = _cache(model, [(keys[:, :start], values[:, :start]) for keys, values in kept.past], len(resid))
+    if longest == kept.prompt:
+        cache.freeze()  # nothing goes on from here
+    hooks = [(name, _writer(one, start)) for name, one in writes.items()]
+    with torch.no_grad():
+        last = _run_from(model, resid, layer, cache, hooks)[:, -1:]
+        found, past = [], [(entry.past_keys, entry.past_values) for entry in cache.entries]
+        for row, length in enumerate(kept.lengths):
+            if length == kept.prompt:
+                found.append(last)
+                continue
+            after = kept.stream[layer, row, kept.prompt : length].expand(len(resid), -1, -1)
+            going_on = _cache(model, [*_below(kept, layer), *past[layer:]], len(resid))
+            going_on.freeze()
+            found.append(torch.cat([last, _run_from(model, after, layer, going_on, [])], 1))
+    return found
+
+
+def _below(kept: Kept, layer: int) -> KeysAndValues:
+    """Keys and values of the blocks before `layer`, which are not run and so need none of their own."""
+    return () if kept.past is None else kept.past[:layer]
+
+
+def _cache(model: transformer_lens.HookedTransformer, past: Sequence[tuple[Tensor, Tensor]], runs: int) -> TransformerLensKeyValueCache:
+    entries = [TransformerLensKeyValueCacheEntry(keys.expand(runs, -1, -1, -1), values.expand(runs, -1, -1, -1)) for keys, values in past]
+    return TransformerLensKeyValueCache(entries, torch.empty((runs, 0), dtype=torch.int))
+
+
+def _run_from(
+    model: transformer_lens.HookedTransformer,
+    resid: Float[Tensor, "run some_pos d_model"],
+    layer: int,
+    cache: TransformerLensKeyValueCache,
+    hooks: Sequence[tuple[str, Callable[..., Any]]],
+) -> Float[Tensor, "run some_pos d_model"]:
+    """No mask is given: rows have no pads, so positions count on from the cache."""
+    if layer == model.cfg.n_layers:
+        return resid
+    return model.run_with_hooks(
+        resid, return_type=None, start_at_layer=layer, stop_at_layer=model.cfg.n_layers, past_kv_cache=cache, fwd_hooks=list(hooks)
+    )
+
+
+def _writer(writes: Writes, start: int) -> Callable[..., Any]:
+    return lambda activation, hook: writes.into(activation, start)

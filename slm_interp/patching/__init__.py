@@ -1,9 +1,11 @@
 """Patching over speech spans: which stretches meet, how spans of unequal length are paired, what is measured."""
 
 from slm_interp.patching import outcomes, policies, spans
+from slm_interp.patching.activation import activation
 from slm_interp.patching.measuring import baselines, measure
 from slm_interp.patching.outcomes import Outcome, Read
 from slm_interp.patching.policies import Pairing, Policy, Stretch, norm_matched, word_by_word
+from slm_interp.patching.result import Sweep
 from slm_interp.patching.spans import SpanPair
 
 __all__ = [
@@ -13,6 +15,8 @@ __all__ = [
     "Read",
     "SpanPair",
     "Stretch",
+    "Sweep",
+    "activation",
     "baselines",
     "measure",
     "norm_matched",
