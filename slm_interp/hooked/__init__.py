@@ -7,7 +7,17 @@ and, for many sequences at once, in `batch.py`.
 """
 
 from slm_interp.hooked.batch import MEMORY, batch_bytes, batches, each_residuals, residuals_of
-from slm_interp.hooked.gradients import differentiable_residuals, frozen
+from slm_interp.hooked.gradients import (
+    differentiable_residuals,
+    frozen,
+    gradient_from,
+    gradients_at,
+    gradients_by_block,
+    gradients_without_each_block,
+    graph_bytes,
+    pattern_changes,
+    values_at,
+)
 from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters, resume
 from slm_interp.hooked.keeping import keep
 from slm_interp.hooked.kept import Kept, Writes
@@ -35,6 +45,11 @@ __all__ = [
     "fill",
     "final_norm",
     "frozen",
+    "gradient_from",
+    "gradients_at",
+    "gradients_by_block",
+    "gradients_without_each_block",
+    "graph_bytes",
     "heads_at",
     "hook_at",
     "keep",
@@ -47,10 +62,12 @@ __all__ = [
     "notes",
     "parameter_owners",
     "parameters",
+    "pattern_changes",
     "residuals",
     "residuals_of",
     "resume",
     "stream",
     "unembedding",
+    "values_at",
     "widened",
 ]

@@ -1,7 +1,8 @@
 """Patching over speech spans: which stretches meet, how spans of unequal length are paired, what is measured."""
 
-from slm_interp.patching import outcomes, policies, spans
+from slm_interp.patching import attribution, outcomes, policies, spans
 from slm_interp.patching.activation import activation
+from slm_interp.patching.attribution import Attribution
 from slm_interp.patching.measuring import baselines, measure
 from slm_interp.patching.outcomes import Outcome, Read
 from slm_interp.patching.policies import Pairing, Policy, Stretch, norm_matched, word_by_word
@@ -9,6 +10,7 @@ from slm_interp.patching.result import Sweep
 from slm_interp.patching.spans import SpanPair
 
 __all__ = [
+    "Attribution",
     "Outcome",
     "Pairing",
     "Policy",
@@ -17,6 +19,7 @@ __all__ = [
     "Stretch",
     "Sweep",
     "activation",
+    "attribution",
     "baselines",
     "measure",
     "norm_matched",
