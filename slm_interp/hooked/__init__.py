@@ -10,7 +10,7 @@ from slm_interp.hooked.batch import MEMORY, batch_bytes, batches, each_residuals
 from slm_interp.hooked.gradients import differentiable_residuals, frozen
 from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters, resume
 from slm_interp.hooked.keeping import keep
-from slm_interp.hooked.kept import Kept, Writes
+from slm_interp.hooked.kept import Kept, Writes, joined
 from slm_interp.hooked.norm import NormFormula, norm_formula, widened
 from slm_interp.hooked.patched import Patches, last_residuals
 from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, normed, residuals, unembedding
@@ -37,6 +37,7 @@ __all__ = [
     "frozen",
     "heads_at",
     "hook_at",
+    "joined",
     "keep",
     "label_at",
     "last_residuals",
