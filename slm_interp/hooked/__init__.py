@@ -20,7 +20,7 @@ from slm_interp.hooked.gradients import (
 )
 from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters, resume
 from slm_interp.hooked.keeping import keep
-from slm_interp.hooked.kept import Kept, Writes
+from slm_interp.hooked.kept import Kept, Writes, joined
 from slm_interp.hooked.norm import NormFormula, norm_formula, widened
 from slm_interp.hooked.patched import Patches, last_residuals
 from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, normed, residuals, unembedding
@@ -52,6 +52,7 @@ __all__ = [
     "graph_bytes",
     "heads_at",
     "hook_at",
+    "joined",
     "keep",
     "label_at",
     "last_residuals",

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
+from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from slm_interp.errors import ConversionError
 from slm_interp.hooked.kept import Kept, KeysAndValues, Writes
@@ -149,7 +150,7 @@ def resume(
         cache.freeze()  # nothing goes on from here
     hooks = [(name, _writer(one, start)) for name, one in writes.items()]
     with torch.no_grad():
-        last = _run_from(model, resid, layer, cache, hooks)[:, -1:]
+        last = _last_from(model, resid, layer, cache, hooks)
         found, past = [], [(entry.past_keys, entry.past_values) for entry in cache.entries]
         for row, length in enumerate(kept.lengths):
             if length == kept.prompt:
@@ -185,6 +186,29 @@ def _run_from(
     return model.run_with_hooks(
         resid, return_type=None, start_at_layer=layer, stop_at_layer=model.cfg.n_layers, past_kv_cache=cache, fwd_hooks=list(hooks)
     )
+
+
+def _last_from(
+    model: transformer_lens.HookedTransformer,
+    resid: Float[Tensor, "run some_pos d_model"],
+    layer: int,
+    cache: TransformerLensKeyValueCache,
+    hooks: Sequence[tuple[str, Callable[..., Any]]],
+) -> Float[Tensor, "run 1 d_model"]:
+    """The last position alone. In the last block nothing reads the others but as keys and values, so only those are computed of them."""
+    config, end = model.cfg, model.cfg.n_layers - 1
+    split = config.use_split_qkv_input or config.use_attn_in or config.original_architecture in POST_NORM_ARCHITECTURES
+    if split or layer > end or resid.shape[1] == 1 or any(name.startswith(f"blocks.{end}.") for name, _ in hooks):
+        return _run_from(model, resid, layer, cache, hooks)[:, -1:]
+    if layer < end:
+        resid = model.run_with_hooks(
+            resid, return_type=None, start_at_layer=layer, stop_at_layer=end, past_kv_cache=cache, fwd_hooks=list(hooks)
+        )
+    block, entry = model.blocks[end], cache.entries[end]
+    others = block.ln1(resid[:, :-1])
+    _, keys, values = block.attn.calculate_qkv_matrices(others[:, :0], others, others)
+    entry.past_keys, entry.past_values = torch.cat([entry.past_keys, keys], 1), torch.cat([entry.past_values, values], 1)
+    return _run_from(model, resid[:, -1:], end, cache, [])
 
 
 def _writer(writes: Writes, start: int) -> Callable[..., Any]:

@@ -24,7 +24,7 @@ from slm_interp.hooked.installed import VERSION
 from slm_interp.model import SpeechTextModel
 from slm_interp.patching import outcomes
 from slm_interp.patching.assembly import Cells, dataset_of
-from slm_interp.patching.contrasts import Contrasts, Direction, Prepared, clusters_of, prepared, side_of
+from slm_interp.patching.contrasts import Contrasts, Direction, Prepared, alike_until, clusters_of, prepared, side_of
 from slm_interp.patching.engine import Grid, Patch, Ran, patched, ran, score
 from slm_interp.patching.outcomes import Outcome
 from slm_interp.patching.places import RESULT, check_site, heads_of, hooks_of, layers_of, standing
@@ -121,18 +121,16 @@ def check(slm: SpeechTextModel, one: Prepared, grid: Grid, outcome: Outcome) -> 
 
 def _cells(slm: SpeechTextModel, one: Prepared, grid: Grid, outcome: Outcome, done: Callable[[int], object]) -> Cells:
     names = hooks_of(grid.site, grid.layers)
-    norms = any(pairing.match_norms for pairing in one.pairings)
     found: dict[str, Ran] = {
-        one.base: ran(slm, side_of(one.contrast, one.base), one.contrast, outcome, names if norms else ()),
-        one.source: ran(slm, side_of(one.contrast, one.source), one.contrast, outcome, names),
+        side: ran(slm, side_of(one.contrast, side), one.contrast, outcome, names) for side in dict.fromkeys((one.base, one.source))
     }
     reference = found["clean"].logits if outcome.reference else None
-    source = standing(found[one.source].kept, grid.site, grid.layers)
-    base = standing(found[one.base].kept, grid.site, grid.layers) if norms else source
-    if grid.heads is not None:
-        source, base = source[:, grid.heads], base[:, grid.heads]
+    source, base = (standing(found[side].kept, grid.site, grid.layers, grid.heads) for side in (one.source, one.base))
+    alike = alike_until(one.contrast)
+    if grid.site != "pattern":
+        source[:, :, :alike] = base[:, :, :alike]  # one computation, rounded twice where the prompts differ in length
     patches = [Patch(pairing.base, pairing.values(source, base)) for pairing in one.pairings]
-    values = patched(slm, found[one.base], patches, grid, outcome, reference, done)
+    values = patched(slm, found[one.base], patches, base, grid, outcome, reference, done)
     return cells_of(one, values, found, outcome, reference)
 
 

@@ -58,6 +58,13 @@ def side_of(contrast: Contrast, side: Side) -> Utterance:
     return contrast.clean if side == "clean" else contrast.corrupted
 
 
+def alike_until(contrast: Contrast) -> int:
+    """How many positions at the start both prompts have in common: there every layer of both runs is the same."""
+    shared = min(len(contrast.clean), len(contrast.corrupted))
+    unlike = (contrast.clean.tokens[:shared] != contrast.corrupted.tokens[:shared]).nonzero()
+    return int(unlike[0]) if len(unlike) else shared
+
+
 def check_direction(direction: str) -> None:
     """Refuse another direction than the two there are.
 

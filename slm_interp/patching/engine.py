@@ -1,11 +1,13 @@
 """Every cell of a sweep over one contrast, exactly: values put in at a layer, a span and a head, and the outcome read.
 
 1. The base prompt with its continuations is run once and kept; so is the source prompt, with what stands at the site.
-2. Cells are taken layer by layer. A run begins at the patched block and at the first patched position of its batch (`hooked.resume`): below and
+2. A value that stands there already changes nothing: positions before the first difference of the prompts, and units that both have at the
+   embedding. Such positions are not written, and a cell of them alone is the base run.
+3. Cells are taken layer by layer. A run begins at the patched block and at the first patched position of its batch (`hooked.resume`): below and
    before it the run is the base run. Residuals are replaced as the run begins, everything else by a hook of the patched block.
-3. Cells of a layer run in batches within a budget of memory, grouped by where they begin (`batching.py`).
-4. Each runs its prompt once, and the continuations of the outcome go on from it.
-5. Final norm and unembedding are computed at the positions that predict the continuations, for the ids that are read.
+4. Cells of a layer run in batches within a budget of memory, grouped by where they begin (`batching.py`).
+5. Each runs its prompt once, and the continuations of the outcome go on from it.
+6. Final norm and unembedding are computed at the positions that predict the continuations, for the ids that are read.
 
 *What it costs.* Plain hooks run `L` blocks over all `T` positions of every row and unembed `V` ids at each of them. Here a cell at block `l` whose
 span begins at `s` runs `L - l` blocks over `P - s` positions of the prompt, and over the units that each continuation appends; see `cost.py`.
@@ -14,10 +16,11 @@ span begins at `s` runs `L - l` blocks over `P - s` positions of the prompt, and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -113,6 +116,7 @@ def patched(
     slm: SpeechTextModel,
     base: Ran,
     patches: Sequence[Patch],
+    standing: Float[Tensor, "layer head pos size"],
     grid: Grid,
     outcome: Outcome,
     reference: Mapping[str, Tensor] | None = None,
@@ -122,6 +126,7 @@ def patched(
 
     Args:
         patches: one for each span.
+        standing: what stood at the site in the base run, at the layers and heads of the grid.
         reference: the clean run's logits, where the outcome needs them.
         done: told how many cells were finished, for a bar of progress.
 
@@ -129,28 +134,41 @@ def patched(
         PatchingError: an outcome that is not a finite number.
     """
     n_layers, n_heads = grid.shape
-    found = torch.empty(n_layers, len(patches) * n_heads)
-    starts = [int(patch.pos[0]) for patch in patches for _ in range(n_heads)]
+    prompt, n_cells = base.laid.prompt, len(patches) * n_heads
+    found = torch.full((n_layers, n_cells), score(outcome, base, reference))
     for number, layer in enumerate(grid.layers):
-        most = [grid.memory // bytes_of(slm.model.cfg, base, start, layer) for start in range(base.laid.prompt)]
-        for cells in batches(starts, base.laid.prompt, most.__getitem__):
-            start = min(starts[cell] for cell in cells)
-            writes = _writes([(patches[cell // n_heads], cell % n_heads) for cell in cells], number, grid)
-            found[number, cells] = _run(slm, base, writes, (grid.site, layer, start, len(cells)), outcome, reference).float().cpu()
+        writes = _writes(patches, standing, number, grid)
+        first = torch.full((n_cells,), prompt).scatter_reduce(0, writes.run, writes.pos, "amin")
+        changed = (first < prompt).nonzero().flatten()
+        most = [grid.memory // bytes_of(slm.model.cfg, base, start, layer) for start in range(prompt)]
+        for batch in batches(first[changed].tolist(), prompt, most.__getitem__):
+            cells = changed[batch]
+            own = _renumbered(writes.among(torch.isin(writes.run, cells)), cells)
+            place = (grid.site, layer, int(first[cells].min()), len(cells))
+            found[number, cells] = _run(slm, base, own, place, outcome, reference).float().cpu()
             done(len(cells))
-    return finite(found, outcome.name).reshape(n_layers, len(patches), n_heads)
+        done(n_cells - len(changed))
+    return rearrange(finite(found, outcome.name), "layer (span head) -> layer span head", head=n_heads)
 
 
-def _writes(cells: Sequence[tuple[Patch, int]], layer: int, grid: Grid) -> hooked.Writes:
-    lengths = torch.tensor([len(patch.pos) for patch, _ in cells])
-    head = None if grid.heads is None else torch.tensor([grid.heads[own] for _, own in cells]).repeat_interleave(lengths)
-    return hooked.Writes(
-        torch.arange(len(cells)).repeat_interleave(lengths),
-        torch.cat([patch.pos for patch, _ in cells]),
-        torch.cat([patch.values[layer, own] for patch, own in cells]),
-        head,
-        grid.site == "pattern",
-    )
+def _writes(patches: Sequence[Patch], standing: Float[Tensor, "layer head pos size"], layer: int, grid: Grid) -> hooked.Writes:
+    """What all cells of a layer put in, cells numbered span by span; positions where the same stands already are left out."""
+    heads = torch.arange(grid.shape[1])
+    parts = []
+    for span, patch in enumerate(patches):
+        values = patch.values[layer]
+        unlike = (values != standing[layer][:, patch.pos.to(standing.device)].to(values)).any(-1).cpu()
+        head, at = unlike.nonzero(as_tuple=True)
+        own = None if grid.heads is None else torch.tensor(list(grid.heads))[head]
+        parts.append(hooked.Writes(span * len(heads) + head, patch.pos[at], values[head, at], own, grid.site == "pattern"))
+    return hooked.joined(parts)
+
+
+def _renumbered(writes: hooked.Writes, cells: Int[Tensor, " cell"]) -> hooked.Writes:
+    """Writes whose runs count the cells of a batch."""
+    place = torch.zeros(int(cells.max()) + 1, dtype=torch.long)
+    place[cells] = torch.arange(len(cells))
+    return replace(writes, run=place[writes.run])
 
 
 def _run(

@@ -69,12 +69,13 @@ def hooks_of(site: str, layers: Sequence[int]) -> list[str]:
     return [hooked.hook_at(hooked_site(site), layer) for layer in layers]
 
 
-def standing(kept: hooked.Kept, site: str, layers: Sequence[int]) -> Float[Tensor, "layer head pos size"]:
+def standing(kept: hooked.Kept, site: str, layers: Sequence[int], heads: Sequence[int] | None) -> Float[Tensor, "layer head pos size"]:
     """What stood at a site; sites without heads have one; an attention pattern has destinations as positions and sources as size."""
     found = torch.stack([kept.at[name] for name in hooks_of(site, layers)])
-    if site in hooked.SITES:
+    if heads is None:
         return rearrange(found, "layer pos size -> layer 1 pos size")
-    return found if site == "pattern" else rearrange(found, "layer pos head size -> layer head pos size")
+    found = found if site == "pattern" else rearrange(found, "layer pos head size -> layer head pos size")
+    return found[:, list(heads)]
 
 
 def _chosen(asked: Sequence[int], there: Sequence[int], what: str) -> list[int]:
