@@ -24,7 +24,7 @@ from slm_interp.patching.contrasts import Prepared, side_of
 from slm_interp.patching.engine import Ran, ran, score
 from slm_interp.patching.measuring import Laid, finite, lay, read_of
 from slm_interp.patching.outcomes import Outcome
-from slm_interp.patching.places import hooks_of, layers_of, standing
+from slm_interp.patching.places import hooks_of, layers_of
 from slm_interp.patching.policies import Pairing
 
 
@@ -96,7 +96,8 @@ def _names(slm: SpeechTextModel, sites: Sequence[str]) -> list[str]:
 
 def at_site(slm: SpeechTextModel, source: Ran, site: str) -> Float[Tensor, "layer head source_pos d"]:
     """What stood at a site in the source run."""
-    return standing(source.kept, site, layers_of(slm.model, site, None))
+    names = hooks_of(site, layers_of(slm.model, site, None))
+    return torch.stack([by_head(source.kept.at[name][None], site)[0] for name in names])
 
 
 def by_head(value: Float[Tensor, "row ..."], site: str) -> Float[Tensor, "row head pos d"]:
