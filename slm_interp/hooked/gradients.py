@@ -132,8 +132,8 @@ def gradients_without_each_block(
     """What is kept of the gradient at every hook, as it is and with what each block adds to the residual stream dropped from the backward pass.
 
     Dropping block `b` lets its gradient through on the residual stream alone: nothing flows into its attention and its MLP, so what stands inside
-    it has the gradient 0. What stands above block `b` has the gradient it has anyway, which is not computed again: all blocks together take
-    (n_layers + 1) / 2 backward passes, and the one that drops nothing.
+    it has the gradient 0. What stands above block `b` has the gradient it has anyway, which is not computed again: all of it takes two forwards
+    and as much as (n_layers + 1) / 2 backwards, the one that drops nothing among them.
 
     Returns:
         The residual stream after the last block; for each hook n_layers + 1 entries, first with nothing dropped, then without block 0, 1, ...

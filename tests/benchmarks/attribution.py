@@ -76,14 +76,14 @@ def agreement(organism: str, count: int, folder: Path) -> None:
 
 
 def random_model(dtype: torch.dtype) -> hooked.HookedTransformer:
-    """A llama of 16 blocks, d_model 768, 12 heads over 4 key-value heads; random weights."""
+    """A llama of 12 blocks, d_model 512, 8 heads over 2 key-value heads; random weights."""
     sizes = {
-        "d_model": 768,
-        "n_layers": 16,
-        "n_heads": 12,
-        "n_key_value_heads": 4,
+        "d_model": 512,
+        "n_layers": 12,
+        "n_heads": 8,
+        "n_key_value_heads": 2,
         "d_head": 64,
-        "d_mlp": 2048,
+        "d_mlp": 1408,
         "d_vocab": 2000,
         "n_ctx": 2048,
     }
@@ -163,7 +163,7 @@ def main() -> None:
     if asked.what == "agreement":
         agreement(asked.organism, asked.count, asked.out)
     elif asked.what == "memory":
-        memory((128, 384), asked.out)
+        memory((256,), asked.out)
     else:
         peak(asked.length, asked.way, asked.dtype)
 

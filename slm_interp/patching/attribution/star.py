@@ -12,7 +12,7 @@
 `effect` is the estimate with nothing dropped (with the QK fix), which has a sign; `magnitude` is for ranking. A public implementation of the paper numbers
 the equations 7 (queries), 9-10 (keys) and 11 (GradDrop): github.com/koayon/atp_star. There patterns are nodes; here queries and keys are.
 
-What it costs: three forwards (two, and the blocks once more on the way down), for `q` and `k` one more; and (L + 1) / 2 + 1 backwards, as what stands
+What it costs: three forwards (two, and the blocks once more on the way down), for `q` and `k` one more; and (L + 1) / 2 backwards, as what stands
 above a dropped layer keeps its slope (`hooked.gradients_without_each_block`).
 """
 
@@ -106,7 +106,7 @@ def atp_star(
         magnitude = by_layer(dropped, site) / (layers if site.startswith("resid") else layers - 1)
         return {site: Found(by_layer(whole, site), seen.values[0], other, {"magnitude": magnitude})}
 
-    cost = {"forwards": 3 + (site in SOFTENED), "backwards": layers / 2 + 1.5}
+    cost = {"forwards": 3 + (site in SOFTENED), "backwards": (layers + 1) / 2}
     return attributed(slm, ask, run, {"method": "AtP*", **cost})[site]
 
 
