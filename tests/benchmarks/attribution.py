@@ -17,6 +17,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,12 @@ ONLY = {
 POLICY = "warped"
 
 
-def agreement(organism: str, count: int, folder: Path) -> None:
-    """The two tables of an organism."""
+def agreement(organism: str, count: int, folder: Path, sites: Sequence[str] = SITES) -> None:
+    """The two tables of an organism; sites that are not asked for stay as they are there."""
     slm = si.load(organism, dtype=torch.float32)
     asked = {pair.name: pair.contrast for pair in contrasts(slm, World(seed=0), "names", count)}
     rows, missed = [], []
-    for site in SITES:
+    for site in sites:
         start = time.perf_counter()
         exact = activation(slm, asked, site, "words", POLICY)
         seconds = time.perf_counter() - start
@@ -70,9 +71,16 @@ def agreement(organism: str, count: int, folder: Path) -> None:
             )
             missed.append(attribution.worst_misses(found, exact, 3).assign(method=name, site=site))
         print(pd.concat(rows).query("site == @site").round(3).to_string(index=False), flush=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        pd.concat(rows).round(4).to_csv(folder / f"agreement-{organism}.csv", index=False)
-        pd.concat(missed).round(4).to_csv(folder / f"misses-{organism}.csv", index=False)
+        for kind, made in (("agreement", rows), ("misses", missed)):
+            update(folder / f"{kind}-{organism}.csv", pd.concat(made))
+
+
+def update(path: Path, made: pd.DataFrame) -> None:
+    """Write rows in the place of those of the same sites, in the order of `SITES`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    there = pd.read_csv(path) if path.is_file() else made.head(0)
+    whole = pd.concat([there[~there["site"].isin(made["site"])], made])
+    whole.sort_values("site", key=lambda site: site.map(SITES.index), kind="stable").round(4).to_csv(path, index=False)
 
 
 def random_model(dtype: torch.dtype) -> hooked.HookedTransformer:
@@ -155,13 +163,14 @@ def main() -> None:
     parser.add_argument("what", choices=("agreement", "memory", "peak"))
     parser.add_argument("--organism", default="tiny")
     parser.add_argument("--count", type=int, default=12)
+    parser.add_argument("--sites", nargs="+", choices=SITES, default=SITES)
     parser.add_argument("--out", type=Path, default=Path("docs/attribution"))
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--way", default="gradients_at")
     parser.add_argument("--dtype", default="float32")
     asked = parser.parse_args()
     if asked.what == "agreement":
-        agreement(asked.organism, asked.count, asked.out)
+        agreement(asked.organism, asked.count, asked.out, asked.sites)
     elif asked.what == "memory":
         memory((256,), asked.out)
     else:
