@@ -42,7 +42,6 @@ MEMORY = {
     "way": "graph",
     "rise_MB": "resident size rose by (MB)",
     "estimate_MB": "estimate (MB)",
-    "share": "seconds, of whole",
 }
 
 
@@ -58,10 +57,7 @@ def main() -> None:
     )
     write_text(HERE / "misses.txt", markdown(missed, MISSES))
     memory = pd.read_csv(HERE / "memory.csv")
-    whole = memory.groupby(["dtype", "length"])["seconds"].transform("first")
-    memory = memory.assign(
-        share=memory["seconds"] / whole, way=memory["way"].map({"gradients_at": "whole", "gradients_by_block": "a block at a time"})
-    )
+    memory = memory.assign(way=memory["way"].map({"gradients_at": "whole", "gradients_by_block": "a block at a time"}))
     write_text(
         HERE / "memory.txt",
         markdown(memory.assign(**{name: memory[name].round().astype(int) for name in ("rise_MB", "estimate_MB")}), MEMORY),
