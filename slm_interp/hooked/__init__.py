@@ -8,7 +8,7 @@ and, for many sequences at once, in `batch.py`.
 
 from slm_interp.hooked.batch import MEMORY, batch_bytes, batches, each_residuals, residuals_of
 from slm_interp.hooked.gradients import differentiable_residuals, frozen
-from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters, resume
+from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters, resume, resume_all
 from slm_interp.hooked.keeping import keep
 from slm_interp.hooked.kept import Kept, Writes, joined
 from slm_interp.hooked.norm import NormFormula, norm_formula, widened
@@ -51,6 +51,7 @@ __all__ = [
     "residuals",
     "residuals_of",
     "resume",
+    "resume_all",
     "stream",
     "unembedding",
     "widened",

@@ -163,6 +163,22 @@ def resume(
     return found
 
 
+def resume_all(
+    model: transformer_lens.HookedTransformer,
+    kept: Kept,
+    layer: int,
+    start: int,
+    resid: Float[Tensor, "run prompt_pos d_model"],
+    writes: Mapping[str, Writes],
+) -> Float[Tensor, "run prompt_pos d_model"]:
+    """As `resume`, without continuations: the last residuals at every position of the prompt from `start` on."""
+    assert kept.past is not None
+    cache = _cache(model, [(keys[:, :start], values[:, :start]) for keys, values in kept.past], len(resid))
+    cache.freeze()
+    with torch.no_grad():
+        return _run_from(model, resid, layer, cache, [(name, _writer(one, start)) for name, one in writes.items()])
+
+
 def _below(kept: Kept, layer: int) -> KeysAndValues:
     """Keys and values of the blocks before `layer`, which are not run and so need none of their own."""
     return () if kept.past is None else kept.past[:layer]
