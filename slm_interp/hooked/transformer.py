@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -195,13 +196,20 @@ def _run_from(
     layer: int,
     cache: TransformerLensKeyValueCache,
     hooks: Sequence[tuple[str, Callable[..., Any]]],
+    stop: int | None = None,
 ) -> Float[Tensor, "run some_pos d_model"]:
-    """No mask is given: rows have no pads, so positions count on from the cache."""
-    if layer == model.cfg.n_layers:
-        return resid
-    return model.run_with_hooks(
-        resid, return_type=None, start_at_layer=layer, stop_at_layer=model.cfg.n_layers, past_kv_cache=cache, fwd_hooks=list(hooks)
-    )
+    """Blocks from `layer` up to `stop`, None for all.
+
+    No mask is given: rows have no pads, so positions count on from the cache. Blocks are called as they are: `run_with_hooks` would clear every
+    hook of the model after each of thousands of runs.
+    """
+    with ExitStack() as stack:
+        for name, put in hooks:
+            handle = model.hook_dict[name].register_forward_hook(lambda point, given, value, put=put: put(value, point))
+            stack.callback(handle.remove)
+        for number in range(layer, model.cfg.n_layers if stop is None else stop):
+            resid = model.blocks[number](resid, past_kv_cache_entry=cache[number])
+    return resid
 
 
 def _last_from(
@@ -217,9 +225,7 @@ def _last_from(
     if split or layer > end or resid.shape[1] == 1 or any(name.startswith(f"blocks.{end}.") for name, _ in hooks):
         return _run_from(model, resid, layer, cache, hooks)[:, -1:]
     if layer < end:
-        resid = model.run_with_hooks(
-            resid, return_type=None, start_at_layer=layer, stop_at_layer=end, past_kv_cache=cache, fwd_hooks=list(hooks)
-        )
+        resid = _run_from(model, resid, layer, cache, hooks, end)
     block, entry = model.blocks[end], cache.entries[end]
     others = block.ln1(resid[:, :-1])
     _, keys, values = block.attn.calculate_qkv_matrices(others[:, :0], others, others)
