@@ -114,7 +114,7 @@ def run_and_cache(
     model: transformer_lens.HookedTransformer, tokens: Int[Tensor, "row pos"], hooks: Sequence[tuple[str, Callable[..., Any]]]
 ) -> KeysAndValues | None:
     """Run the embedding and the blocks with hooks, and give the keys and values of every block."""
-    cache = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, len(tokens))
+    cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.embed.W_E.device, len(tokens))
     model.run_with_hooks(
         tokens,
         return_type=None,
