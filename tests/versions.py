@@ -27,7 +27,11 @@ ABSENT: dict[int, dict[str, str]] = {
             "test_a_model_of_one_block_has_nothing_to_drop",
         ),
         "it has no model without norms",
-    ),
+    )
+    | {
+        "test_the_same_numbers_as_transformer_lens": "its patching takes a TransformerBridge and other names of hooks",
+        "test_every_name_is_there": "its patching has more",
+    },
 }
 
 # Classic parameters that are copied and not mapped, by the end of their name, for architectures that begin so.

@@ -18,7 +18,7 @@ from slm_interp.hooked.gradients import (
     pattern_changes,
     values_at,
 )
-from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters, resume
+from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters, resume, resume_all
 from slm_interp.hooked.keeping import keep
 from slm_interp.hooked.kept import Kept, Writes, joined
 from slm_interp.hooked.norm import NormFormula, norm_formula, widened
@@ -67,6 +67,7 @@ __all__ = [
     "residuals",
     "residuals_of",
     "resume",
+    "resume_all",
     "stream",
     "unembedding",
     "values_at",

@@ -207,24 +207,47 @@ def resume(
     Returns:
         for each row, the residual stream after the last block from the last position of the prompt on.
     """
+    found = []
+    for row, length in enumerate(kept.lengths):
+        rows = kept.tokens[row : row + 1, :length].expand(len(resid), -1)
+        found.append(_rows_from(model, rows, layer, start, resid, writes)[:, kept.prompt - 1 :])
+    return found
+
+
+def resume_all(
+    model: TransformerBridge,
+    kept: Kept,
+    layer: int,
+    start: int,
+    resid: Float[Tensor, "run prompt_pos d_model"],
+    writes: Mapping[str, Writes],
+) -> Float[Tensor, "run prompt_pos d_model"]:
+    """As `resume`, without continuations: the last residuals at every position of the prompt from `start` on."""
+    rows = kept.tokens[:1, : kept.prompt].expand(len(resid), -1)
+    return _rows_from(model, rows, layer, start, resid, writes)[:, start:]
+
+
+def _rows_from(
+    model: TransformerBridge,
+    rows: Int[Tensor, "run pos"],
+    layer: int,
+    start: int,
+    resid: Float[Tensor, "run prompt_pos d_model"],
+    writes: Mapping[str, Writes],
+) -> Float[Tensor, "run pos d_model"]:
     place = f"blocks.{layer}.hook_resid_pre" if layer < model.cfg.n_layers else f"blocks.{layer - 1}.hook_resid_post"
+    last: list[Tensor] = []
 
     def begin(own: Tensor, hook: Any) -> Tensor:
         changed = own.clone()
-        changed[:, start : kept.prompt] = resid.to(own)
+        changed[:, start : start + resid.shape[1]] = resid.to(own)
         return changed
 
-    found = []
-    for row, length in enumerate(kept.lengths):
-        last: list[Tensor] = []
+    def keep(own: Tensor, hook: Any) -> None:
+        last.append(own)
 
-        def keep(own: Tensor, hook: Any, last: list[Tensor] = last) -> None:
-            last.append(own)
-
-        hooks: list[tuple[str, Any]] = [(place, begin)]
-        hooks += [(name, lambda own, hook, one=one: one.into(own)) for name, one in writes.items()]
-        with torch.no_grad():
-            rows = kept.tokens[row : row + 1, :length].expand(len(resid), -1)
-            run_blocks(model, rows, [*hooks, (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", keep)])
-        found.append(last[0][:, kept.prompt - 1 :])
-    return found
+    hooks: list[tuple[str, Any]] = [(place, begin)]
+    hooks += [(name, lambda own, hook, one=one: one.into(own)) for name, one in writes.items()]
+    with torch.no_grad():
+        run_blocks(model, rows, [*hooks, (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", keep)])
+    return last[0]

@@ -75,7 +75,14 @@ class Writes:
     def among(self, kept: Bool[Tensor, " entry"]) -> Writes:
         """Some of the entries."""
         head = None if self.head is None else self.head[kept]
-        return replace(self, run=self.run[kept], pos=self.pos[kept], values=self.values[kept], head=head)
+        return replace(self, run=self.run[kept], pos=self.pos[kept], values=self.values[kept.to(self.values.device)], head=head)
+
+    def of(self, runs: Int[Tensor, " some_run"]) -> Writes:
+        """The entries of some runs, which are counted from 0 in the order given."""
+        place = torch.zeros(int(torch.cat([self.run, runs]).max()) + 1, dtype=torch.long)
+        place[runs] = torch.arange(len(runs))
+        own = self.among(torch.isin(self.run, runs))
+        return replace(own, run=place[own.run])
 
 
 def joined(parts: list[Writes]) -> Writes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ def run_and_cache(
     model: transformer_lens.HookedTransformer, tokens: Int[Tensor, "row pos"], hooks: Sequence[tuple[str, Callable[..., Any]]]
 ) -> KeysAndValues | None:
     """Run the embedding and the blocks with hooks, and give the keys and values of every block."""
-    cache = TransformerLensKeyValueCache.init_cache(model.cfg, tokens.device, len(tokens))
+    cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.embed.W_E.device, len(tokens))
     model.run_with_hooks(
         tokens,
         return_type=None,
@@ -163,6 +164,22 @@ def resume(
     return found
 
 
+def resume_all(
+    model: transformer_lens.HookedTransformer,
+    kept: Kept,
+    layer: int,
+    start: int,
+    resid: Float[Tensor, "run prompt_pos d_model"],
+    writes: Mapping[str, Writes],
+) -> Float[Tensor, "run prompt_pos d_model"]:
+    """As `resume`, without continuations: the last residuals at every position of the prompt from `start` on."""
+    assert kept.past is not None
+    cache = _cache(model, [(keys[:, :start], values[:, :start]) for keys, values in kept.past], len(resid))
+    cache.freeze()
+    with torch.no_grad():
+        return _run_from(model, resid, layer, cache, [(name, _writer(one, start)) for name, one in writes.items()])
+
+
 def _below(kept: Kept, layer: int) -> KeysAndValues:
     """Keys and values of the blocks before `layer`, which are not run and so need none of their own."""
     return () if kept.past is None else kept.past[:layer]
@@ -179,13 +196,20 @@ def _run_from(
     layer: int,
     cache: TransformerLensKeyValueCache,
     hooks: Sequence[tuple[str, Callable[..., Any]]],
+    stop: int | None = None,
 ) -> Float[Tensor, "run some_pos d_model"]:
-    """No mask is given: rows have no pads, so positions count on from the cache."""
-    if layer == model.cfg.n_layers:
-        return resid
-    return model.run_with_hooks(
-        resid, return_type=None, start_at_layer=layer, stop_at_layer=model.cfg.n_layers, past_kv_cache=cache, fwd_hooks=list(hooks)
-    )
+    """Blocks from `layer` up to `stop`, None for all.
+
+    No mask is given: rows have no pads, so positions count on from the cache. Blocks are called as they are: `run_with_hooks` would clear every
+    hook of the model after each of thousands of runs.
+    """
+    with ExitStack() as stack:
+        for name, put in hooks:
+            handle = model.hook_dict[name].register_forward_hook(lambda point, given, value, put=put: put(value, point))
+            stack.callback(handle.remove)
+        for number in range(layer, model.cfg.n_layers if stop is None else stop):
+            resid = model.blocks[number](resid, past_kv_cache_entry=cache[number])
+    return resid
 
 
 def _last_from(
@@ -201,9 +225,7 @@ def _last_from(
     if split or layer > end or resid.shape[1] == 1 or any(name.startswith(f"blocks.{end}.") for name, _ in hooks):
         return _run_from(model, resid, layer, cache, hooks)[:, -1:]
     if layer < end:
-        resid = model.run_with_hooks(
-            resid, return_type=None, start_at_layer=layer, stop_at_layer=end, past_kv_cache=cache, fwd_hooks=list(hooks)
-        )
+        resid = _run_from(model, resid, layer, cache, hooks, end)
     block, entry = model.blocks[end], cache.entries[end]
     others = block.ln1(resid[:, :-1])
     _, keys, values = block.attn.calculate_qkv_matrices(others[:, :0], others, others)

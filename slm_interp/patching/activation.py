@@ -125,7 +125,7 @@ def _cells(slm: SpeechTextModel, one: Prepared, grid: Grid, outcome: Outcome, do
         side: ran(slm, side_of(one.contrast, side), one.contrast, outcome, names) for side in dict.fromkeys((one.base, one.source))
     }
     reference = found["clean"].logits if outcome.reference else None
-    source, base = (standing(found[side].kept, grid.site, grid.layers, grid.heads) for side in (one.source, one.base))
+    source, base = (standing(found[side].kept.at, grid.site, grid.layers, grid.heads) for side in (one.source, one.base))
     alike = alike_until(one.contrast)
     if grid.site != "pattern":
         source[:, :, :alike] = base[:, :, :alike]  # one computation, rounded twice where the prompts differ in length

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-OVERHEAD = 24  # positions that a batch costs beside its own: calls, and weights that are laid out anew
+OVERHEAD = 64  # positions that a batch costs beside its own: calls, and weights that are laid out anew
 
 
 def batches(starts: Sequence[int], stop: int, fits: Callable[[int], int], overhead: int = OVERHEAD) -> list[list[int]]:

@@ -1,13 +1,14 @@
-"""What a sweep costs, in multiply-adds: by plain hooks, and resumed from the patched layer and position.
+"""What a sweep of residuals costs, in multiply-adds: by plain hooks, and resumed from the patched layer and position.
 
-With `L` blocks, prompts of `T` positions, `H` heads of `D`, `b` weights in a block and ids `V` in the vocabulary,
+With `L` blocks, prompts of `T` positions, `H` heads of `D`, `b` weights in a block of which `kv` make keys and values, and `V` ids,
 
-    plain    = cells * (L * T * (b + 2 * H * D * T) + T * d_model * V)
-    resumed  = sum over cells of (L - l) * (T - s) * (b + 2 * H * D * T) + d_model * ids  +  two runs of the prompts
+    plain    = cells * (L * T * B + T * d_model * V)                                   with B = b + 2 * H * D * T
+    resumed  = sum over cells of [(L - 1 - l) * (T - s) * B + (T - s) * kv + B + d_model * ids]  +  two runs of the prompts
 
-for an outcome of one position that reads `ids` ids, a cell at block `l`, and a span that begins at `s`. The quotient is the ceiling: what is gained
-if every multiply-add takes as long as in a plain run. It is a product of three: resuming at the layer saves about a half (`L - l` of `L` blocks),
-the prefix another (`T - s` of `T` positions, spans spread evenly), and the unembedding all but `ids / (T * V)`.
+for an outcome of one position that reads `ids` ids, and a cell at block `l` that changes nothing before position `s`. The quotient is the ceiling: what
+is gained if every multiply-add takes as long as in a plain run. It is a product of four: resuming at the layer saves about a half (`L - l` of `L`
+blocks), the prefix another (`T - s` of `T` positions), the last block all but keys, values and one position, and the unembedding all but
+`ids / (T * V)`. A cell that changes nothing costs nothing.
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ from typing import Any
 
 def block(config: Any, length: int) -> int:
     """Multiply-adds of one block at one position that attends to `length`."""
-    heads, groups = config.n_heads, config.n_key_value_heads or config.n_heads
-    attention = 2 * config.d_model * config.d_head * (heads + groups)
+    attention = 2 * config.d_model * config.d_head * config.n_heads + keys_and_values(config)
     mlp = (3 if config.gated_mlp else 2) * config.d_model * (config.d_mlp or 0)
-    return attention + mlp + 2 * heads * config.d_head * length
+    return attention + mlp + 2 * config.n_heads * config.d_head * length
+
+
+def keys_and_values(config: Any) -> int:
+    """Multiply-adds of the keys and values of one position."""
+    return 2 * config.d_model * config.d_head * (config.n_key_value_heads or config.n_heads)
 
 
 def forward(config: Any, length: int) -> int:
@@ -34,20 +39,21 @@ def plain(config: Any, cells: int, length: int) -> int:
     return cells * forward(config, length)
 
 
-def resumed(config: Any, layers: Sequence[int], starts: Sequence[int], length: int, ids: int) -> int:
-    """A sweep that resumes, of residuals, with an outcome of one position.
+def resumed(config: Any, cells: Sequence[tuple[int, int]], length: int, ids: int) -> int:
+    """A sweep that resumes.
 
     Args:
-        layers: blocks before each layer that is patched.
-        starts: where each span begins.
-        ids: that are read.
+        cells: block and first changed position of every cell that changes something.
+        ids: that the outcome reads, at one position.
     """
-    own = block(config, length)
-    blocks = sum((config.n_layers - layer) * (length - start) for layer in layers for start in starts) * own
-    read = len(layers) * len(starts) * config.d_model * ids
-    return blocks + read + 2 * length * config.n_layers * own
+    own, past = block(config, length), keys_and_values(config)
+    found = 2 * length * config.n_layers * own
+    for layer, start in cells:
+        here = length - start
+        found += (config.n_layers - 1 - layer) * here * own + here * past + own + config.d_model * ids
+    return found
 
 
-def ceiling(config: Any, layers: Sequence[int], starts: Sequence[int], length: int, ids: int) -> float:
-    """How many times less a sweep that resumes costs than one by plain hooks."""
-    return plain(config, len(layers) * len(starts), length) / resumed(config, layers, starts, length, ids)
+def ceiling(config: Any, cells: Sequence[tuple[int, int]], swept: int, length: int, ids: int) -> float:
+    """How many times less a sweep that resumes costs than one by plain hooks, which runs all `swept` cells."""
+    return plain(config, swept, length) / resumed(config, cells, length, ids)

@@ -16,7 +16,7 @@ span begins at `s` runs `L - l` blocks over `P - s` positions of the prompt, and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -143,7 +143,7 @@ def patched(
         most = [grid.memory // bytes_of(slm.model.cfg, base, start, layer) for start in range(prompt)]
         for batch in batches(first[changed].tolist(), prompt, most.__getitem__):
             cells = changed[batch]
-            own = _renumbered(writes.among(torch.isin(writes.run, cells)), cells)
+            own = writes.of(cells)
             place = (grid.site, layer, int(first[cells].min()), len(cells))
             found[number, cells] = _run(slm, base, own, place, outcome, reference).float().cpu()
             done(len(cells))
@@ -160,15 +160,12 @@ def _writes(patches: Sequence[Patch], standing: Float[Tensor, "layer head pos si
         unlike = (values != standing[layer][:, patch.pos.to(standing.device)].to(values)).any(-1).cpu()
         head, at = unlike.nonzero(as_tuple=True)
         own = None if grid.heads is None else torch.tensor(list(grid.heads))[head]
-        parts.append(hooked.Writes(span * len(heads) + head, patch.pos[at], values[head, at], own, grid.site == "pattern"))
+        parts.append(
+            hooked.Writes(
+                span * len(heads) + head, patch.pos[at], values[head.to(values.device), at.to(values.device)], own, grid.site == "pattern"
+            )
+        )
     return hooked.joined(parts)
-
-
-def _renumbered(writes: hooked.Writes, cells: Int[Tensor, " cell"]) -> hooked.Writes:
-    """Writes whose runs count the cells of a batch."""
-    place = torch.zeros(int(cells.max()) + 1, dtype=torch.long)
-    place[cells] = torch.arange(len(cells))
-    return replace(writes, run=place[writes.run])
 
 
 def _run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from einops import rearrange
@@ -69,9 +69,11 @@ def hooks_of(site: str, layers: Sequence[int]) -> list[str]:
     return [hooked.hook_at(hooked_site(site), layer) for layer in layers]
 
 
-def standing(kept: hooked.Kept, site: str, layers: Sequence[int], heads: Sequence[int] | None) -> Float[Tensor, "layer head pos size"]:
-    """What stood at a site; sites without heads have one; an attention pattern has destinations as positions and sources as size."""
-    found = torch.stack([kept.at[name] for name in hooks_of(site, layers)])
+def standing(
+    at: Mapping[str, Tensor], site: str, layers: Sequence[int], heads: Sequence[int] | None
+) -> Float[Tensor, "layer head pos size"]:
+    """What stood at a site, from its hooks; sites without heads have one, and of a pattern destinations are the positions, sources the size."""
+    found = torch.stack([at[name] for name in hooks_of(site, layers)])
     if heads is None:
         return rearrange(found, "layer pos size -> layer 1 pos size")
     found = found if site == "pattern" else rearrange(found, "layer pos head size -> layer head pos size")

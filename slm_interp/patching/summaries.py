@@ -98,5 +98,5 @@ def by_span(values: xr.DataArray, clusters: Ways) -> Iterator[tuple[Any, np.ndar
         own = values.sel(span=span).transpose("contrast", ...).values
         there = np.isfinite(own.reshape(len(own), -1)).all(1)
         if not there.any():
-            raise StatisticsError(f"No contrast is left at {span!r}: none that has it is told apart by the model. Look at .ceiling.")
+            raise StatisticsError(f"No contrast is left at {str(span)!r}: none that has it is told apart by the model. Look at .ceiling.")
         yield span, own[there], {way: np.array(labels, dtype=object)[there] for way, labels in clusters.items()}
