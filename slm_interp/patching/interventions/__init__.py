@@ -1,0 +1,1 @@
+"""What is done to a run, as plain TransformerLens hooks: import the module you need."""
