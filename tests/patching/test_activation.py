@@ -148,10 +148,9 @@ def test_the_last_layer_at_the_last_position_is_the_clean_outcome_of_one_unit(sl
     assert values[-1] == pytest.approx(found.dataset["clean"].item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("slm", ["gpt_neox"], indirect=True)
 def test_heads_of_the_last_layer_sum_to_what_attention_adds_where_it_is_read_linearly(slm: SpeechTextModel) -> None:
     """In a parallel block nothing reads what attention wrote but the final norm: with that held still the logit difference is a sum over heads."""
-    if not getattr(slm.model.cfg, "parallel_attn_mlp", False):
-        pytest.skip("an MLP reads what attention adds")
     one, layer = unequal_of(slm), slm.model.cfg.n_layers - 1
     still = held_still(slm, one)
     options = {"policy": "last_unit", "outcome": outcomes.logit_difference(), "layers": [layer]}
@@ -268,8 +267,7 @@ def test_no_contrasts_are_refused(tiny_slm: SpeechTextModel) -> None:
         patching.activation(tiny_slm, [])
 
 
+@pytest.mark.parametrize("slm", ["gpt_neox"], indirect=True)
 def test_a_site_that_parallel_blocks_do_not_have_is_refused(slm: SpeechTextModel) -> None:
-    if not getattr(slm.model.cfg, "parallel_attn_mlp", False):
-        pytest.skip("its blocks are serial")
     with pytest.raises(ReadoutError, match="This model has no resid_mid"):
         patching.activation(slm, equal_of(slm), "resid_mid")
