@@ -96,6 +96,36 @@ def lens(
 
 
 @cli.command()
+def patch(
+    checkpoint: Checkpoint,
+    out: Annotated[Path, typer.Option(help="The result: a netCDF file, and a table beside it as CSV.")] = Path("out/patching.nc"),
+    kind: Annotated[str, typer.Option(help="Contrasts said aloud: names, facts, homophones, neighbours, voices.")] = "names",
+    count: Annotated[int, typer.Option(help="Contrasts.")] = 8,
+    site: Annotated[
+        str, typer.Option(help="resid_pre, resid_mid, resid_post, attn_out, mlp_out, q, k, v, z, result, pattern.")
+    ] = "resid_post",
+    policy: Annotated[str, typer.Option(help="How spans of unequal length meet.")] = "end_aligned",
+    direction: Annotated[str, typer.Option(help="denoising or noising.")] = "denoising",
+    seed: Annotated[int, typer.Option(help="Of the contrasts.")] = 0,
+    store: Annotated[Path | None, typer.Option(help="Folder for finished contrasts; a run goes on from it.")] = None,
+) -> None:
+    """Patch every word of contrasting prompts at every layer, in float32, and say what each carries."""
+    import torch
+
+    from slm_interp import patching
+    from slm_interp.convert import load
+    from slm_interp.organisms.contrasts import contrasts
+    from slm_interp.organisms.world import World
+
+    slm = load(checkpoint, dtype=torch.float32)
+    named = {pair.name: pair.contrast for pair in contrasts(slm, World(seed=0), kind, count, seed=seed)}
+    sweep = patching.activation(slm, named, site, policy=policy, direction=direction, store=store)  # type: ignore[arg-type]  # refuses another itself
+    sweep.save(out)
+    write_text(out.with_suffix(".csv"), sweep.to_dataframe().to_csv(index=False, float_format="%.5f"))
+    typer.echo(sweep)
+
+
+@cli.command()
 def tune(
     checkpoint: Checkpoint,
     source: Annotated[Path, typer.Argument(metavar="CORPUS", help="A folder of sounds, slamkit's .jsonl, a table, or a saved corpus.")],

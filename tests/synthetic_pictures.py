@@ -101,7 +101,8 @@ def circuit_tables(
         rows.append((name, "mlp" if head is None else "head", layer, np.nan if head is None else head, span, generator.normal(0, 0.2)))
     rows.append(("logits", "logits", np.nan, np.nan, spans[-1], 1.0))
     table = pd.DataFrame(rows, columns=["name", "kind", "layer", "head", "span", "score"])
-    place = {span: number for number, span in enumerate(spans)}
+    names, kinds, stands = (table[column].tolist() for column in ("name", "kind", "span"))
+    place = [list(spans).index(span) for span in stands]
     rank = [
         -1 if row.kind == "input" else 10**6 if row.kind == "logits" else 2 * row.layer + (row.kind == "mlp") for row in table.itertuples()
     ]
@@ -110,17 +111,18 @@ def circuit_tables(
         (one, other)
         for one in range(len(table))
         for other in range(len(table))
-        if rank[one] < rank[other]
-        and (table.span[one] == table.span[other] or (table.kind[other] == "head" and place[table.span[one]] < place[table.span[other]]))
+        if rank[one] < rank[other] and (place[one] == place[other] or (kinds[other] == "head" and place[one] < place[other]))
     ]
     for index in generator.permutation(len(pairs)):
         one, other = pairs[index]
-        slots = ["in"] if table.kind[other] != "head" else ["q", "k", "v"] if table.span[one] == table.span[other] else ["k", "v"]
+        slots = ["in"] if kinds[other] != "head" else ["q", "k", "v"] if place[one] == place[other] else ["k", "v"]
         for slot in slots[: 1 + int(generator.integers(len(slots)))]:
             if len(found) < edges:
                 found[one, other, slot] = float(generator.normal() * 10 ** generator.uniform(-2, 0))
+        if len(found) == edges:
+            break
     joined = pd.DataFrame(
-        [(table["name"][a], table["name"][b], slot, table.span[a], table.span[b], value) for (a, b, slot), value in found.items()],
+        [(names[a], names[b], slot, stands[a], stands[b], value) for (a, b, slot), value in found.items()],
         columns=["source", "target", "slot", "source_span", "target_span", "score"],
     )
     return table, joined.assign(kept=generator.random(len(joined)) < kept)

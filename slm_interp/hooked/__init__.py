@@ -7,8 +7,20 @@ and, for many sequences at once, in `batch.py`.
 """
 
 from slm_interp.hooked.batch import MEMORY, batch_bytes, batches, each_residuals, residuals_of
-from slm_interp.hooked.gradients import differentiable_residuals, frozen
-from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters
+from slm_interp.hooked.gradients import (
+    differentiable_residuals,
+    frozen,
+    gradient_from,
+    gradients_at,
+    gradients_by_block,
+    gradients_without_each_block,
+    graph_bytes,
+    pattern_changes,
+    values_at,
+)
+from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters, resume, resume_all
+from slm_interp.hooked.keeping import keep
+from slm_interp.hooked.kept import Kept, Writes, joined
 from slm_interp.hooked.norm import NormFormula, norm_formula, widened
 from slm_interp.hooked.patched import Patches, last_residuals
 from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, normed, residuals, unembedding
@@ -19,8 +31,10 @@ __all__ = [
     "MEMORY",
     "SITES",
     "HookedTransformer",
+    "Kept",
     "NormFormula",
     "Patches",
+    "Writes",
     "attach_tokenizer",
     "batch_bytes",
     "batches",
@@ -31,8 +45,15 @@ __all__ = [
     "fill",
     "final_norm",
     "frozen",
+    "gradient_from",
+    "gradients_at",
+    "gradients_by_block",
+    "gradients_without_each_block",
+    "graph_bytes",
     "heads_at",
     "hook_at",
+    "joined",
+    "keep",
     "label_at",
     "last_residuals",
     "layers_at",
@@ -42,9 +63,13 @@ __all__ = [
     "notes",
     "parameter_owners",
     "parameters",
+    "pattern_changes",
     "residuals",
     "residuals_of",
+    "resume",
+    "resume_all",
     "stream",
     "unembedding",
+    "values_at",
     "widened",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
@@ -20,6 +20,7 @@ from transformer_lens.model_bridge.sources.native import NativeModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from slm_interp.errors import ConversionError
+from slm_interp.hooked.kept import Kept, KeysAndValues, Writes
 from slm_interp.hooked.layout import Place, places, shape, sizes, to_bridge, to_classic
 from slm_interp.hooked.modules import kind, refusal, settings
 from slm_interp.hooked.transformer import SOFTMAX
@@ -179,3 +180,74 @@ def parameter_owners(model: TransformerBridge) -> list[tuple[str, nn.Module]]:
     names = [*model.adapter.components, *(f"blocks.{layer}" for layer in range(model.cfg.n_layers))]
     owners = [(name, model.get_submodule(name)) for name in names if name != "blocks"]
     return [(name, owner) for name, owner in owners if next(owner.parameters(), None) is not None]
+
+
+def run_and_cache(
+    model: TransformerBridge, tokens: Int[Tensor, "row pos"], hooks: Sequence[tuple[str, Callable[..., Any]]]
+) -> KeysAndValues | None:
+    """Run the embedding and the blocks with hooks; no keys and values are kept."""
+    run_blocks(model, tokens, hooks)
+    return None
+
+
+def resume(
+    model: TransformerBridge,
+    kept: Kept,
+    layer: int,
+    start: int,
+    resid: Float[Tensor, "run prompt_pos d_model"],
+    writes: Mapping[str, Writes],
+) -> list[Float[Tensor, "run _ d_model"]]:
+    """The last residuals of runs that differ from a kept one from block `layer` and position `start` on; whole rows are run.
+
+    Args:
+        resid: what block `layer` reads at the positions of the prompt from `start` on.
+        writes: what is put in at hooks of block `layer` or later, at those positions.
+
+    Returns:
+        for each row, the residual stream after the last block from the last position of the prompt on.
+    """
+    found = []
+    for row, length in enumerate(kept.lengths):
+        rows = kept.tokens[row : row + 1, :length].expand(len(resid), -1)
+        found.append(_rows_from(model, rows, layer, start, resid, writes)[:, kept.prompt - 1 :])
+    return found
+
+
+def resume_all(
+    model: TransformerBridge,
+    kept: Kept,
+    layer: int,
+    start: int,
+    resid: Float[Tensor, "run prompt_pos d_model"],
+    writes: Mapping[str, Writes],
+) -> Float[Tensor, "run prompt_pos d_model"]:
+    """As `resume`, without continuations: the last residuals at every position of the prompt from `start` on."""
+    rows = kept.tokens[:1, : kept.prompt].expand(len(resid), -1)
+    return _rows_from(model, rows, layer, start, resid, writes)[:, start:]
+
+
+def _rows_from(
+    model: TransformerBridge,
+    rows: Int[Tensor, "run pos"],
+    layer: int,
+    start: int,
+    resid: Float[Tensor, "run prompt_pos d_model"],
+    writes: Mapping[str, Writes],
+) -> Float[Tensor, "run pos d_model"]:
+    place = f"blocks.{layer}.hook_resid_pre" if layer < model.cfg.n_layers else f"blocks.{layer - 1}.hook_resid_post"
+    last: list[Tensor] = []
+
+    def begin(own: Tensor, hook: Any) -> Tensor:
+        changed = own.clone()
+        changed[:, start : start + resid.shape[1]] = resid.to(own)
+        return changed
+
+    def keep(own: Tensor, hook: Any) -> None:
+        last.append(own)
+
+    hooks: list[tuple[str, Any]] = [(place, begin)]
+    hooks += [(name, lambda own, hook, one=one: one.into(own)) for name, one in writes.items()]
+    with torch.no_grad():
+        run_blocks(model, rows, [*hooks, (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", keep)])
+    return last[0]

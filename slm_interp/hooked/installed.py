@@ -11,14 +11,37 @@ MAJOR = int(VERSION.split(".")[0])
 if TYPE_CHECKING or MAJOR == 3:
     from transformer_lens import HookedTransformer
 
-    from slm_interp.hooked.transformer import empty, fill, notes, parameter_owners, parameters, run_blocks
+    from slm_interp.hooked.transformer import (
+        empty,
+        fill,
+        notes,
+        parameter_owners,
+        parameters,
+        resume,
+        resume_all,
+        run_and_cache,
+        run_blocks,
+    )
 elif MAJOR == 4:
     from transformer_lens import TransformerBridge as HookedTransformer
 
-    from slm_interp.hooked.bridge import empty, fill, notes, parameter_owners, parameters, run_blocks
+    from slm_interp.hooked.bridge import empty, fill, notes, parameter_owners, parameters, resume, resume_all, run_and_cache, run_blocks
 else:
     raise ImportError(
         f"TransformerLens {VERSION} is installed; this package runs on 3.9 and on 4.x: pip install 'transformer-lens>=3.9,<4'."
     )
 
-__all__ = ["MAJOR", "VERSION", "HookedTransformer", "empty", "fill", "notes", "parameter_owners", "parameters", "run_blocks"]
+__all__ = [
+    "MAJOR",
+    "VERSION",
+    "HookedTransformer",
+    "empty",
+    "fill",
+    "notes",
+    "parameter_owners",
+    "parameters",
+    "resume",
+    "resume_all",
+    "run_and_cache",
+    "run_blocks",
+]

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 import transformer_lens
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
+from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from slm_interp.errors import ConversionError
+from slm_interp.hooked.kept import Kept, KeysAndValues, Writes
 
 SOFTMAX = "softmax of attention: {} computes it in the model's dtype, transformers in float32; below float32 they differ by rounding"
 
@@ -103,3 +108,130 @@ def notes(fields: Mapping[str, Any]) -> list[str]:
 def parameter_owners(model: transformer_lens.HookedTransformer) -> list[tuple[str, nn.Module]]:
     """What a streamed forward loads one by one, with its name: here every module that owns parameters directly."""
     return [(name, module) for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
+
+
+def run_and_cache(
+    model: transformer_lens.HookedTransformer, tokens: Int[Tensor, "row pos"], hooks: Sequence[tuple[str, Callable[..., Any]]]
+) -> KeysAndValues | None:
+    """Run the embedding and the blocks with hooks, and give the keys and values of every block."""
+    cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.embed.W_E.device, len(tokens))
+    model.run_with_hooks(
+        tokens,
+        return_type=None,
+        stop_at_layer=model.cfg.n_layers,
+        fwd_hooks=list(hooks),
+        prepend_bos=False,
+        attention_mask=torch.ones_like(tokens),
+        past_kv_cache=cache,
+    )
+    return tuple((entry.past_keys, entry.past_values) for entry in cache.entries)
+
+
+def resume(
+    model: transformer_lens.HookedTransformer,
+    kept: Kept,
+    layer: int,
+    start: int,
+    resid: Float[Tensor, "run prompt_pos d_model"],
+    writes: Mapping[str, Writes],
+) -> list[Float[Tensor, "run _ d_model"]]:
+    """The last residuals of runs that differ from a kept one from block `layer` and position `start` on.
+
+    Args:
+        resid: what block `layer` reads at the positions of the prompt from `start` on.
+        writes: what is put in at hooks of block `layer` or later, at those positions.
+
+    Returns:
+        for each row, the residual stream after the last block from the last position of the prompt on.
+    """
+    assert kept.past is not None
+    longest = max(kept.lengths)
+    cache = _cache(model, [(keys[:, :start], values[:, :start]) for keys, values in kept.past], len(resid))
+    if longest == kept.prompt:
+        cache.freeze()  # nothing goes on from here
+    hooks = [(name, _writer(one, start)) for name, one in writes.items()]
+    with torch.no_grad():
+        last = _last_from(model, resid, layer, cache, hooks)
+        found, past = [], [(entry.past_keys, entry.past_values) for entry in cache.entries]
+        for row, length in enumerate(kept.lengths):
+            if length == kept.prompt:
+                found.append(last)
+                continue
+            after = kept.stream[layer, row, kept.prompt : length].expand(len(resid), -1, -1)
+            going_on = _cache(model, [*_below(kept, layer), *past[layer:]], len(resid))
+            going_on.freeze()
+            found.append(torch.cat([last, _run_from(model, after, layer, going_on, [])], 1))
+    return found
+
+
+def resume_all(
+    model: transformer_lens.HookedTransformer,
+    kept: Kept,
+    layer: int,
+    start: int,
+    resid: Float[Tensor, "run prompt_pos d_model"],
+    writes: Mapping[str, Writes],
+) -> Float[Tensor, "run prompt_pos d_model"]:
+    """As `resume`, without continuations: the last residuals at every position of the prompt from `start` on."""
+    assert kept.past is not None
+    cache = _cache(model, [(keys[:, :start], values[:, :start]) for keys, values in kept.past], len(resid))
+    cache.freeze()
+    with torch.no_grad():
+        return _run_from(model, resid, layer, cache, [(name, _writer(one, start)) for name, one in writes.items()])
+
+
+def _below(kept: Kept, layer: int) -> KeysAndValues:
+    """Keys and values of the blocks before `layer`, which are not run and so need none of their own."""
+    return () if kept.past is None else kept.past[:layer]
+
+
+def _cache(model: transformer_lens.HookedTransformer, past: Sequence[tuple[Tensor, Tensor]], runs: int) -> TransformerLensKeyValueCache:
+    entries = [TransformerLensKeyValueCacheEntry(keys.expand(runs, -1, -1, -1), values.expand(runs, -1, -1, -1)) for keys, values in past]
+    return TransformerLensKeyValueCache(entries, torch.empty((runs, 0), dtype=torch.int))
+
+
+def _run_from(
+    model: transformer_lens.HookedTransformer,
+    resid: Float[Tensor, "run some_pos d_model"],
+    layer: int,
+    cache: TransformerLensKeyValueCache,
+    hooks: Sequence[tuple[str, Callable[..., Any]]],
+    stop: int | None = None,
+) -> Float[Tensor, "run some_pos d_model"]:
+    """Blocks from `layer` up to `stop`, None for all.
+
+    No mask is given: rows have no pads, so positions count on from the cache. Blocks are called as they are: `run_with_hooks` would clear every
+    hook of the model after each of thousands of runs.
+    """
+    with ExitStack() as stack:
+        for name, put in hooks:
+            handle = model.hook_dict[name].register_forward_hook(lambda point, given, value, put=put: put(value, point))
+            stack.callback(handle.remove)
+        for number in range(layer, model.cfg.n_layers if stop is None else stop):
+            resid = model.blocks[number](resid, past_kv_cache_entry=cache[number])
+    return resid
+
+
+def _last_from(
+    model: transformer_lens.HookedTransformer,
+    resid: Float[Tensor, "run some_pos d_model"],
+    layer: int,
+    cache: TransformerLensKeyValueCache,
+    hooks: Sequence[tuple[str, Callable[..., Any]]],
+) -> Float[Tensor, "run 1 d_model"]:
+    """The last position alone. In the last block nothing reads the others but as keys and values, so only those are computed of them."""
+    config, end = model.cfg, model.cfg.n_layers - 1
+    split = config.use_split_qkv_input or config.use_attn_in or config.original_architecture in POST_NORM_ARCHITECTURES
+    if split or layer > end or resid.shape[1] == 1 or any(name.startswith(f"blocks.{end}.") for name, _ in hooks):
+        return _run_from(model, resid, layer, cache, hooks)[:, -1:]
+    if layer < end:
+        resid = _run_from(model, resid, layer, cache, hooks, end)
+    block, entry = model.blocks[end], cache.entries[end]
+    others = block.ln1(resid[:, :-1])
+    _, keys, values = block.attn.calculate_qkv_matrices(others[:, :0], others, others)
+    entry.past_keys, entry.past_values = torch.cat([entry.past_keys, keys], 1), torch.cat([entry.past_values, values], 1)
+    return _run_from(model, resid[:, -1:], end, cache, [])
+
+
+def _writer(writes: Writes, start: int) -> Callable[..., Any]:
+    return lambda activation, hook: writes.into(activation, start)

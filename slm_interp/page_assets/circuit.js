@@ -2,7 +2,7 @@
 /* The page of a circuit: how many edges are drawn, what the pointer is on, and the edges of one node.
    The drawing itself is in the page; its parts carry the numbers of their rows in the data. */
 (() => {
-  const { nodes, edges, start } = JSON.parse(document.getElementById("data").textContent);
+  const { nodes, edges, labels, start } = JSON.parse(document.getElementById("data").textContent);
   const svg = document.querySelector("svg.circuit"), tip = document.querySelector(".tip"), readout = document.querySelector(".readout");
   const slider = document.querySelector("#strength"), said = document.querySelector("#strength-said"), rest = document.querySelector("#rest");
   const paths = new Map([...svg.querySelectorAll(".edge")].map((path) => [+path.dataset.edge, path]));
@@ -11,7 +11,7 @@
   let focus = null;
 
   const number = (value) => (value > 0 ? "+" : "") + String(+value.toPrecision(4)).replace("-", "−");
-  const at = (node) => node.name + (node.span ? ` at “${node.span}”` : "");
+  const at = (node) => node.name + (node.span ? ` at “${labels[node.span]}”` : "");
   const edgeSays = (edge) =>
     `${at(nodes[edge.source])} → ${at(nodes[edge.target])}${edge.slot === "in" ? "" : ` (${edge.slot})`}\neffect ${number(edge.score)}${edge.kept ? "" : ", not kept"}`;
   const nodeSays = (node) => `${at(node)}\n${node.score === null ? "no score of its own" : `score ${number(node.score)}`}`;

@@ -73,8 +73,8 @@ def lay(slm: SpeechTextModel, prompt: Utterance, contrast: Contrast, outcome: Ou
 def logits_at(slm: SpeechTextModel, last: Float[Tensor, "*batch d_model"], ids: Int[Tensor, " id"]) -> Float[Tensor, "*batch id"]:
     """Logits of some ids from the residual stream after the last block; with gradients, where they are on."""
     unembedding = hooked.unembedding(slm.model)
-    normed, ids = hooked.normed(slm.model, last), ids.to(last.device)
-    chosen = ids if len(ids) < unembedding.W_U.shape[1] else slice(None)
+    normed, first, stop = hooked.normed(slm.model, last), int(ids[0]), int(ids[-1]) + 1
+    chosen = slice(first, stop) if stop - first == len(ids) else ids.to(last.device)  # a view where they follow each other
     made = normed @ unembedding.W_U[:, chosen]
     return made if unembedding.b_U is None else made + unembedding.b_U[chosen]
 

@@ -160,7 +160,8 @@ def kl(units: int | None = None, among: Among = "speech") -> Outcome:
     def score(read: Read) -> Tensor:
         if read.reference is None:
             raise PatchingError("KL is from the clean run; no reference was given.")
-        return metrics.kl_divergence(read.reference["answer"].to(read.logits["answer"]), read.logits["answer"]).mean(-1)
+        found = read.logits["answer"]
+        return metrics.kl_divergence(read.reference["answer"].to(found).expand_as(found), found).mean(-1)
 
     return Outcome(_named("kl", units, among), score, "nats", ("answer",), units, among, reference=True)
 

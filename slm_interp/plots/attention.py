@@ -27,6 +27,7 @@ from slm_interp.plots.document import document, framed
 from slm_interp.utterance import Span, Word
 
 DIGITS = 4  # of the numbers that CircuitsVis is given as text
+MOST_NUMBERS = 2_000_000  # some 13 MB as text
 LEAD = (
     "Rows are destinations (who looks), columns are sources (what is looked at); time runs downward and to the right. Values are stored in steps of "
     "1/255 of the largest of their row, so none is off by more than {error:.2g}."
@@ -109,7 +110,7 @@ def attention_heads(
         spans: cuts the picture to these positions; what the others receive is said above it. None keeps all.
 
     Raises:
-        ReadoutError: see `attention_data.attention_of` and `cut`.
+        ReadoutError: see `attention_data.attention_of` and `cut`; more than two million numbers.
         ImportError: CircuitsVis is not installed.
     """
     whole = attention_of(pattern, labels, words, names)
@@ -137,6 +138,11 @@ def attention_by_word(
 
 def _circuitsvis(attention: Attention, labels: list[str], title: str) -> AttentionPage:
     """CircuitsVis's own offline source on a page of ours, whose policy allows that one script and no connection."""
+    if attention.pattern.size > MOST_NUMBERS:
+        raise ReadoutError(
+            f"CircuitsVis is given at most {MOST_NUMBERS:,} numbers, each as text; {len(attention.names)} heads by {len(labels)} are "
+            f"{attention.pattern.size:,}. Choose heads or spans, or use attention_view."
+        )
     try:
         from circuitsvis.attention import attention_heads as theirs
     except ImportError as error:

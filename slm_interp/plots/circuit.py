@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -89,7 +89,8 @@ class CircuitPicture:
         inside = drawing(self.tables, self.places, range(len(self.tables.edges)), PAGE_STYLE)
         nodes = [asdict(node) for node in self.tables.nodes]
         edges = [asdict(edge) for edge in self.tables.edges]
-        data = json.dumps({"nodes": nodes, "edges": edges, "start": self.shown}, allow_nan=False, separators=(",", ":"))
+        labels = dict(zip(self.tables.spans, self.tables.labels, strict=True))
+        data = json.dumps({"nodes": nodes, "edges": edges, "labels": labels, "start": self.shown}, allow_nan=False, separators=(",", ":"))
         kept = len(self._strongest())
         rest = "" if kept == len(edges) else '<label><input type="checkbox" id="rest"> also edges that were not kept</label>'
         bar = (
@@ -123,7 +124,7 @@ def circuit(
     nodes: pd.DataFrame,
     edges: pd.DataFrame,
     title: str = "Circuit",
-    spans: Sequence[str] | None = None,
+    spans: Sequence[str] | Mapping[str, str] | None = None,
     threshold: float | None = None,
 ) -> CircuitPicture:
     """A picture of a circuit.
@@ -132,7 +133,7 @@ def circuit(
         nodes: one row each: `name`, `kind` (input, head, mlp, logits), `layer`, `head`, `span`, `score`; `span` may be missing where a circuit has none.
         edges: one row each: `source`, `target`, `slot` (q, k, v, in), `source_span`, `target_span`, `score`, `kept`.
         title: heading.
-        spans: from left to right; None takes them as they come in the nodes.
+        spans: names from left to right, or names with the words to print for them; None takes them as they come in the nodes.
         threshold: smallest size of an effect to open with; None opens with all kept edges, or the 200 strongest of more.
 
     Raises:

@@ -34,8 +34,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """A span from `left` to `right`."""
+    """A span from `left` to `right`; the label is what is printed."""
 
+    name: str
     label: str
     left: float
     right: float
@@ -59,7 +60,7 @@ def layout(tables: Tables) -> Layout:
         cells[rank(node), node.span].append(number)
     for members in cells.values():
         members.sort(key=lambda number: (tables.nodes[number].head, tables.nodes[number].name))
-    columns = _columns(cells, tables.spans)
+    columns = _columns(cells, tables)
     bands = sorted({band for band, _ in cells})
     lines = {band: max(-(-len(members) // ABREAST) for (own, _), members in cells.items() if own == band) for band in bands}
     gap = 40 if len(bands) <= 14 else 26
@@ -70,9 +71,9 @@ def layout(tables: Tables) -> Layout:
     for band in bands:
         tall = lines[band] * (NODE_H + LINE) - LINE
         for column in columns:
-            for index, number in enumerate(cells.get((band, column.label), [])):
+            for index, number in enumerate(cells.get((band, column.name), [])):
                 line, along = divmod(index, ABREAST)
-                abreast = min(ABREAST, len(cells[band, column.label]) - line * ABREAST)
+                abreast = min(ABREAST, len(cells[band, column.name]) - line * ABREAST)
                 x = (column.left + column.right) / 2 + (along - (abreast - 1) / 2) * (NODE_W + BESIDE)
                 places[number] = (x, floor - NODE_H / 2 - line * (NODE_H + LINE))
         edges.setdefault(band[0], [floor - tall, floor])[0] = floor - tall
@@ -81,12 +82,12 @@ def layout(tables: Tables) -> Layout:
     return Layout(tuple(places[number] for number in range(len(tables.nodes))), rows, columns, columns[-1].right + RIGHT, height)
 
 
-def _columns(cells: dict[tuple[tuple[int, int], str], list[int]], spans: Sequence[str]) -> tuple[Column, ...]:
+def _columns(cells: dict[tuple[tuple[int, int], str], list[int]], tables: Tables) -> tuple[Column, ...]:
     found, left = [], float(LEFT)
-    for span in spans:
+    for span, label in zip(tables.spans, tables.labels, strict=True):
         most = min(ABREAST, max((len(members) for (_, own), members in cells.items() if own == span), default=1))
-        width = max(NARROWEST_COLUMN, most * (NODE_W + BESIDE) - BESIDE + 12, LETTER * len(span) + 8)
-        found.append(Column(span, left, left + width))
+        width = max(NARROWEST_COLUMN, most * (NODE_W + BESIDE) - BESIDE + 12, LETTER * len(label) + 8)
+        found.append(Column(span, label, left, left + width))
         left += width + COLUMN_GAP
     return tuple(found)
 

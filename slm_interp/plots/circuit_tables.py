@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,14 +41,15 @@ class Edge:
 
 @dataclass(frozen=True)
 class Tables:
-    """Checked nodes, edges and the order of the spans from left to right."""
+    """Checked nodes and edges, the spans from left to right, and what is printed for each."""
 
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
     spans: tuple[str, ...]
+    labels: tuple[str, ...]
 
 
-def checked(nodes: pd.DataFrame, edges: pd.DataFrame, spans: Sequence[str] | None) -> Tables:
+def checked(nodes: pd.DataFrame, edges: pd.DataFrame, spans: Sequence[str] | Mapping[str, str] | None) -> Tables:
     """The tables as nodes and edges that refer to each other by number.
 
     Raises:
@@ -71,7 +72,8 @@ def checked(nodes: pd.DataFrame, edges: pd.DataFrame, spans: Sequence[str] | Non
     absent = [one for one in there if one and one not in order]
     if absent or len(set(order)) != len(order):
         raise PatchingError(f"Spans name every span of the nodes once, from left to right; got {order}, and the nodes have {there}.")
-    return Tables(made, joined, tuple([one for one in order if one] + [""] * ("" in there)))
+    names = tuple([one for one in order if one] + [""] * ("" in there))
+    return Tables(made, joined, names, tuple(str(spans.get(one, one)) if isinstance(spans, Mapping) else one for one in names))
 
 
 def rank(node: Node) -> tuple[int, int]:

@@ -52,7 +52,7 @@ def heat_map(dataset: xr.Dataset, value: str = "recovered", contrast: Hashable |
             `corrupted[contrast]`; `label[contrast, span]` the words; `told_apart[contrast]` where the sweep flagged small ceilings (otherwise
             only equal baselines count as not told apart); attrs `site`, `direction`, `policy`, `outcome`, `unit`.
         value: `recovered`, `effect`, or any variable by layer.
-        contrast: one of the dataset's contrasts; None averages over all.
+        contrast: one of the dataset's contrasts, of which only the spans it has are shown; None averages over all.
         title: replaces the default.
 
     Raises:
@@ -60,6 +60,9 @@ def heat_map(dataset: xr.Dataset, value: str = "recovered", contrast: Hashable |
     """
     data = _checked(dataset, value, contrast)
     scores = _scores(data, value)
+    if contrast is not None:
+        has = np.flatnonzero(scores.notnull().any([one for one in scores.dims if one != "span"]).values)
+        data, scores = (data.isel(span=has), scores.isel(span=has)) if len(has) else (data, scores)
     panels = _panels(data, scores)
     shape = [len(panels[0].ticks), data.sizes["layer"]]
     cell = _cell(shape[0], "head_index" in scores.dims)

@@ -13,10 +13,12 @@ from slm_interp.errors import SpeechError
 from slm_interp.model import SpeechTextModel
 from slm_interp.organisms import grammar
 from slm_interp.organisms.contrast_plans import CLOSEST, Cut, _could_stand, _near_facts, _sentence_with
+from slm_interp.organisms.contrast_spans import ROLES, by_role, roles
 from slm_interp.organisms.contrasts import KINDS, SIDES, ContrastPair, contrasts, table
 from slm_interp.organisms.corpus import Prompt
 from slm_interp.organisms.lexicon import CATEGORIES, FACT_CATEGORIES, FACT_VALUES, HOMOPHONES, NAMES
 from slm_interp.organisms.phonetic import nearest_pairs, sounds_in_sentences
+from slm_interp.organisms.splicing import spliced
 from slm_interp.organisms.world import World
 from slm_interp.speech.acoustic import AcousticQuantiser
 from slm_interp.speech.audio import resample
@@ -273,3 +275,58 @@ def test_more_pairs_than_there_are_is_refused(slm: SpeechTextModel, monkeypatch:
     monkeypatch.setitem(KINDS, "names", lambda world, voices, side, rng: (plan,))
     with pytest.raises(SpeechError, match="Found 1 different pairs of kind 'names' in 80 draws; wanted 2. Ask for fewer."):
         contrasts(slm, WORLD, "names", 2)
+
+
+# -- roles -------------------------------------------------------------------------------------------
+
+
+def test_roles_cover_each_prompt_once_and_the_word_is_the_word(every: list[ContrastPair]) -> None:
+    for pair in every:
+        found = roles(pair)
+        names = [one.name for one in found]
+        assert names == [role for role in ROLES if role in names] and "word" in names
+        for side, word in (("clean", pair.word_clean), ("corrupted", pair.word_corrupted)):
+            covered = [position for one in found for position in one.of(side)]
+            missing = set(range(len(getattr(pair.contrast, side)))) - set(covered)
+            assert len(set(covered)) == len(covered) and (not missing or len(found) < len(ROLES))
+            assert found[names.index("word")].of(side) == word.span
+            if "end" in names:
+                assert list(found[-1].of(side)) == [len(getattr(pair.contrast, side)) - 1]
+
+
+def test_roles_are_found_by_the_contrast_and_no_other_is_guessed(every: list[ContrastPair]) -> None:
+    find = by_role(every[:2])
+    assert find(every[1].contrast) == roles(every[1])
+    with pytest.raises(SpeechError, match="of none of the pairs"):
+        find(every[2].contrast)
+
+
+# -- spliced -----------------------------------------------------------------------------------------
+
+
+def test_spliced_pairs_differ_in_the_word_and_in_nothing_else(made: dict[str, list[ContrastPair]]) -> None:
+    found = spliced(made["names"])
+    assert found
+    originals = {f"{pair.name}-spliced": pair for pair in made["names"]}
+    for pair in found:
+        clean, corrupted, original = pair.contrast.clean, pair.contrast.corrupted, originals[pair.name]
+        own, other = pair.word_clean.span, pair.word_corrupted.span
+        assert torch.equal(clean.tokens[: own.start], corrupted.tokens[: other.start])
+        assert torch.equal(clean.tokens[own.stop :], corrupted.tokens[other.stop :])
+        before = original.contrast.corrupted
+        assert torch.equal(corrupted.tokens[list(other)], before.tokens[list(original.word_corrupted.span)])
+        assert [word.text for word in corrupted.words] == [
+            pair.word_corrupted.text if word.span == own else word.text for word in clean.words
+        ]
+        assert corrupted.words[-1].span.stop == len(corrupted) or clean.words[-1].span.stop < len(clean)
+        assert torch.allclose(corrupted.edges.diff()[other.stop :], clean.edges.diff()[own.stop :], atol=1e-5)
+        assert corrupted.audio is not None and abs(corrupted.audio.seconds - corrupted.seconds) < 0.05
+
+
+def test_a_unit_that_would_follow_itself_is_no_pair(made: dict[str, list[ContrastPair]]) -> None:
+    pair = next(one for one in made["names"] if spliced([one]) and one.word_clean.span.stop < len(one.contrast.clean))
+    clean = pair.contrast.clean
+    tokens = clean.tokens.clone()
+    tokens[pair.word_clean.span.stop] = pair.contrast.corrupted.tokens[pair.word_corrupted.span.stop - 1]
+    contrast = replace(pair.contrast, clean=replace(clean, tokens=tokens))
+    assert spliced([replace(pair, contrast=contrast)]) == []

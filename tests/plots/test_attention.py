@@ -130,6 +130,13 @@ def test_circuitsvis_by_word_has_one_row_a_word():
         attention_by_word(PATTERN, LABELS, ())
 
 
+def test_what_would_be_many_megabytes_of_text_is_refused():
+    labels, words = spoken(512)
+    pattern = np.broadcast_to(np.eye(512, dtype=np.float32), (8, 512, 512))
+    with pytest.raises(ReadoutError, match="8 heads by 512 are 2,097,152. Choose heads or spans, or use attention_view"):
+        attention_heads(pattern, labels, words)
+
+
 def test_a_cut_says_how_much_of_the_attention_it_shows():
     page = attention_heads(PATTERN, LABELS, WORDS, spans=[word.span for word in WORDS[:3]])
     kept = [position for word in WORDS[:3] for position in word.span]

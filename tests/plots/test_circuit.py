@@ -101,6 +101,13 @@ def test_the_name_of_a_span_stands_under_its_own_column():
         assert labels[column.label] == pytest.approx((column.left + column.right) / 2, abs=0.06)
 
 
+def test_words_can_be_printed_in_place_of_the_names_of_spans_also_the_same_word_twice():
+    picture = circuit(NODES, EDGES, spans={"of": "a", "the": "a", "mayor": "town hall"})
+    assert [(column.name, column.label) for column in picture.places.columns] == [("of", "a"), ("the", "a"), ("mayor", "town hall")]
+    assert [one.text for one in drawn(picture).iter() if one.get("class") == "column-label"] == ["a", "a", "town hall"]
+    assert len(paths(picture)) == len(EDGES)
+
+
 @pytest.mark.parametrize("tables", [(NODES, EDGES), LARGE, circuit_tables(layers=3, heads=24, spans=SPANS[:2], nodes=140, edges=50)])
 def test_no_two_nodes_overlap(tables):
     places = np.array(circuit(*tables).places.places)

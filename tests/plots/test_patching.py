@@ -85,6 +85,14 @@ def test_one_contrast_shows_its_own_words_and_its_own_numbers():
     assert "contrast name 3, told apart" in figure.layout.title.text
 
 
+def test_one_contrast_shows_only_the_spans_it_has():
+    data = SWEEP.copy(deep=True)
+    data["outcome"][{"contrast": 3, "span": [4, 5]}] = np.nan
+    figure = heat_map(data, contrast="name 3")
+    assert list(figure.layout.xaxis.ticktext) == ["the", "mayor", "of", "town3", "river"]
+    assert np.isfinite(cells(figure)).all()
+
+
 def test_the_title_says_how_many_contrasts_and_how_many_are_told_apart():
     text = heat_map(SWEEP).layout.title.text
     assert text == "resid_post, denoising: recovered fraction · 5 contrasts, 4 told apart"
