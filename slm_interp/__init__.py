@@ -8,7 +8,7 @@ reading = si.LogitLens(slm).read(utterance)
 reading.plot()
 """
 
-from slm_interp import circuits, lenses, organisms, speech, transcription
+from slm_interp import circuits, lenses, organisms, patching, speech, transcription
 from slm_interp.audio import Audio
 from slm_interp.convert import inspect, load, verify
 from slm_interp.lenses import JacobianLens, LogitLens, Reading, TunedLens, WordProbe
@@ -37,6 +37,7 @@ __all__ = [
     "lenses",
     "load",
     "organisms",
+    "patching",
     "speech",
     "transcription",
     "verify",
