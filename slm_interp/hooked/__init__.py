@@ -19,12 +19,12 @@ from slm_interp.hooked.gradients import (
     values_at,
 )
 from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters, resume, resume_all
-from slm_interp.hooked.keeping import keep
+from slm_interp.hooked.keeping import keep, written_at
 from slm_interp.hooked.kept import Kept, Writes, joined
 from slm_interp.hooked.norm import NormFormula, norm_formula, widened
 from slm_interp.hooked.patched import Patches, last_residuals
 from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, normed, residuals, unembedding
-from slm_interp.hooked.sites import HEADS, SITES, captured, heads_at, hook_at, label_at, layers_at, stream
+from slm_interp.hooked.sites import HEADS, SITES, captured, heads_at, hook_at, label_at, layers_at, stream, whole
 
 __all__ = [
     "HEADS",
@@ -71,5 +71,7 @@ __all__ = [
     "stream",
     "unembedding",
     "values_at",
+    "whole",
     "widened",
+    "written_at",
 ]

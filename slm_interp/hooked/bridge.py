@@ -25,6 +25,7 @@ from slm_interp.hooked.layout import Place, places, shape, sizes, to_bridge, to_
 from slm_interp.hooked.modules import kind, refusal, settings
 from slm_interp.hooked.transformer import SOFTMAX
 
+PARTIAL = {"resid_mid": "the MLP alone and not the residual stream after it"}
 COPIED = "queries, keys and values are copied into memory: TransformerBridge keeps them apart, the checkpoint interleaves them by heads"
 
 

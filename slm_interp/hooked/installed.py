@@ -12,6 +12,7 @@ if TYPE_CHECKING or MAJOR == 3:
     from transformer_lens import HookedTransformer
 
     from slm_interp.hooked.transformer import (
+        PARTIAL,
         empty,
         fill,
         notes,
@@ -25,7 +26,18 @@ if TYPE_CHECKING or MAJOR == 3:
 elif MAJOR == 4:
     from transformer_lens import TransformerBridge as HookedTransformer
 
-    from slm_interp.hooked.bridge import empty, fill, notes, parameter_owners, parameters, resume, resume_all, run_and_cache, run_blocks
+    from slm_interp.hooked.bridge import (
+        PARTIAL,
+        empty,
+        fill,
+        notes,
+        parameter_owners,
+        parameters,
+        resume,
+        resume_all,
+        run_and_cache,
+        run_blocks,
+    )
 else:
     raise ImportError(
         f"TransformerLens {VERSION} is installed; this package runs on 3.9 and on 4.x: pip install 'transformer-lens>=3.9,<4'."
@@ -33,6 +45,7 @@ else:
 
 __all__ = [
     "MAJOR",
+    "PARTIAL",
     "VERSION",
     "HookedTransformer",
     "empty",

@@ -12,15 +12,16 @@ On TransformerLens 4.x, which has no such cache, whole rows are run with the res
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from slm_interp.errors import ReadoutError
 from slm_interp.hooked.installed import HookedTransformer, run_and_cache
-from slm_interp.hooked.kept import Kept
+from slm_interp.hooked.kept import Kept, Writes
 from slm_interp.hooked.sites import hook_at, stream_names
 
 
@@ -69,3 +70,17 @@ def keep(model: HookedTransformer, tokens: Int[Tensor, "row pos"], lengths: Sequ
         raise ReadoutError(f"Nothing passed {silent[0]} ({len(silent)} such hooks): this model has no such place.")
     own = None if past is None else tuple((keys[:1, :prompt], values[:1, :prompt]) for keys, values in past)
     return Kept(tokens, tuple(lengths), prompt, torch.stack(stream), own, at, tuple(broken))
+
+
+def written_at(site: str, layer: int, writes: Writes, resid: Float[Tensor, "pos d_model"]) -> dict[str, Writes]:
+    """What to write at which hook so that these values stand at a site.
+
+    `resid_mid` is set through what attention adds, `resid_mid - resid_pre`: its own hook is seen by the MLP alone on 4.x.
+
+    Args:
+        resid: the residual stream before the block, in the run that is changed.
+    """
+    if site != "resid_mid":
+        return {hook_at(site, layer): writes}
+    there = resid[writes.pos.to(resid.device)]
+    return {hook_at("attn_out", layer): replace(writes, values=writes.values.to(there) - there)}

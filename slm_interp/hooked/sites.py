@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slm_interp.errors import ReadoutError
-from slm_interp.hooked.installed import HookedTransformer, run_blocks
+from slm_interp.hooked.installed import PARTIAL, VERSION, HookedTransformer, run_blocks
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,19 @@ def layers_at(model: HookedTransformer, site: str) -> range:
     if site in ("resid_mid", "mlp_out") and getattr(model.cfg, "attn_only", False):
         raise ReadoutError(f"This model has no {site}: its blocks are attention alone. Read resid_pre, attn_out or resid_post.")
     return range(model.cfg.n_layers + (site == "resid_post"))
+
+
+def whole(site: str) -> str:
+    """The site, once it is known that what is written or differentiated at its hook is all that follows from it.
+
+    Raises:
+        ReadoutError: a hook that the installed TransformerLens shows to a part of the model alone.
+    """
+    if site in PARTIAL:
+        raise ReadoutError(
+            f"On TransformerLens {VERSION}, what stands at {site} reaches {PARTIAL[site]}. Use attn_out or resid_post, or TransformerLens 3.9."
+        )
+    return site
 
 
 def hook_at(site: str, layer: int) -> str:

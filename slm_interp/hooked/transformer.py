@@ -21,6 +21,7 @@ from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 from slm_interp.errors import ConversionError
 from slm_interp.hooked.kept import Kept, KeysAndValues, Writes
 
+PARTIAL: Mapping[str, str] = {}  # sites whose hook reaches part of what follows only, with what it does reach
 SOFTMAX = "softmax of attention: {} computes it in the model's dtype, transformers in float32; below float32 they differ by rounding"
 
 

@@ -183,7 +183,8 @@ def _run(
         if site in RESIDUAL:
             last = hooked.resume(slm.model, base.kept, layer, start, writes.into(resid, start), {})
         else:
-            last = hooked.resume(slm.model, base.kept, layer, start, resid, {hooked.hook_at(hooked_site(site), layer): writes})
+            at = hooked.written_at(hooked_site(site), layer, writes, base.kept.stream[layer, 0])
+            last = hooked.resume(slm.model, base.kept, layer, start, resid, at)
         return outcome.score(Read(_logits(slm, base.laid, last), base.laid.targets, reference))
 
 

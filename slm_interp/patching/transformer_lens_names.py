@@ -97,7 +97,7 @@ def _resumed(
     resid = kept.stream[layer, 0, start:].expand(len(cells), -1, -1)
     if activation == "resid_pre":
         return hooked.resume_all(model, kept, layer, start, own.into(resid, start), {})
-    return hooked.resume_all(model, kept, layer, start, resid, {hooked.hook_at(activation, layer): own})
+    return hooked.resume_all(model, kept, layer, start, resid, hooked.written_at(activation, layer, own, kept.stream[layer, 0]))
 
 
 def _writes(base: Tensor, clean: Tensor, cells: tuple[str, tuple[str, ...], tuple[int, ...]]) -> hooked.Writes:

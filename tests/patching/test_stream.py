@@ -50,10 +50,10 @@ def test_one_head_alone() -> None:
 
 
 def test_hooks_and_ablations_have_the_same_numbers(tiny_slm: SpeechTextModel, unequal: Contrast) -> None:
-    own, word = patching.means(tiny_slm, [unequal.corrupted], ["resid_mid"]), unequal.clean.words[1].span
+    own, word = patching.means(tiny_slm, [unequal.corrupted], ["attn_out"]), unequal.clean.words[1].span
     kinds = kinds_of(tiny_slm.vocabulary, unequal.clean.tokens)[word.start : word.stop]
-    hook = stream.mean("resid_mid", 1, word, own, kinds)
-    found = patching.ablation(tiny_slm, unequal, "resid_mid", what=own, layers=[1]).dataset["outcome"].values[0, 0, 1]
+    hook = stream.mean("attn_out", 1, word, own, kinds)
+    found = patching.ablation(tiny_slm, unequal, "attn_out", what=own, layers=[1]).dataset["outcome"].values[0, 0, 1]
     assert found == pytest.approx(plain.score(tiny_slm, unequal.clean, unequal, outcomes.difference(), [hook]), abs=1e-5)
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from slm_interp.errors import PatchingError
-from slm_interp.hooked.installed import MAJOR
+from slm_interp import hooked
 from slm_interp.model import SpeechTextModel
 from slm_interp.patching import outcomes
 from slm_interp.patching.activation import check, described
@@ -55,17 +54,14 @@ def asked(
 
     Raises:
         PatchingError: an unknown site or direction, spans or continuations that do not fit.
+        ReadoutError: a site whose slope would be that of a part (`hooked.whole`).
     """
     spans, policy, outcome, direction = how
     outcome, policy = outcome or outcomes.difference(), policy_of(policy)
     grids = {}
     for site in sites:
         check_site(slm.model, site)
-        if site == "resid_mid" and MAJOR == 4:
-            raise PatchingError(
-                "On TransformerLens 4, what stands at resid_mid reaches the MLP alone and not the residual stream after it, so its slope is that of a "
-                "part. Attribute attn_out or resid_post, or use TransformerLens 3.9."
-            )
+        hooked.whole(site)
         grids[site] = Grid(site, layers_of(slm.model, site, None), heads_of(slm.model, site, None))
     found = prepared(contrasts, spans, policy, direction)
     for one in found:

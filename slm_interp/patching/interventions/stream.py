@@ -93,6 +93,7 @@ def _hook(site: str, layer: int, positions: Positions, head: int | None, made: C
         raise PatchingError(f"Vectors stand at {', '.join(one for one in SITES if one != 'pattern')}; got {site!r}.")
     if head is not None and site in hooked.SITES:
         raise PatchingError(f"{site} has no heads; got head={head}.")
+    hooked.whole(site)
     where = None if positions is None else list(positions)
 
     def put(activation: Tensor, hook: Any) -> Tensor:
