@@ -29,7 +29,7 @@ from tests.replicas import N_UNITS, VARIANTS, text_tokenizer, write_slamkit
 HEADED = ("q", "k", "v", "z", "pattern")
 SITES = ("resid_pre", *(() if "resid_mid" in PARTIAL else ("resid_mid",)), "resid_post", "attn_out", "mlp_out", *HEADED)
 # 4.x computes norms in float32, whatever the model's own dtype is, so differences of small steps are rough there.
-STEP, RELATIVE, ABSOLUTE = (1e-4, 2e-5, 1e-7) if MAJOR == 3 else (3e-3, 2e-2, 1e-2)
+STEP, RELATIVE, ABSOLUTE = (1e-4, 2e-5, 1e-7) if MAJOR == 3 else (1e-3, 2e-2, 1e-2)
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "opt", "gpt_neox")
 
 
