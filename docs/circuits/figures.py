@@ -2,8 +2,9 @@
 
     python docs/circuits/figures.py [ceilings | swapped | curve | exact | parts | heads]     all of them if none is named; ten minutes on a quiet core
 
-1. Ceilings: how far each organism tells apart what it should say after one name and after another.
-2. On the organism that does so best: edges scored on one half of the names, and everything else measured on the other half.
+1. Ceilings: how far each organism tells apart what it should say after one name and after another, in pairs as they were said and in spliced ones,
+   where the name is all that differs.
+2. On the organism that does so best, spliced pairs: edges scored on one half of the names, and everything else measured on the other half.
 3. Head types on held-out sentences.
 """
 
@@ -23,6 +24,7 @@ from slm_interp import circuits, statistics
 from slm_interp.files import write_text
 from slm_interp.organisms import RECIPES, ablation
 from slm_interp.organisms.contrasts import ContrastPair, contrasts
+from slm_interp.organisms.splicing import spliced
 from slm_interp.patching import outcomes
 from slm_interp.patching.measuring import baselines
 from slm_interp.patching.spans import SpanPair
@@ -42,7 +44,7 @@ TOLD = 0.5  # nats
 STEPS = 5
 SIZES = (0, 100, 300, 1000, 3000, 10000, 30000)
 FEWER = (300, 3000)  # for the scores that are only compared
-ASKED = 6  # pairs of each half, so that this takes minutes
+ASKED = 10  # pairs of each half, so that this takes minutes
 SHOWN = 20
 
 
@@ -55,7 +57,10 @@ def main() -> None:
 
 def all_ceilings() -> None:
     """How far every organism tells apart what is said after one name and after another."""
-    parts = [ceilings(name, cities(si.load(name, dtype=torch.float32), name, DRAWN)) for name in ORGANISMS]
+    parts = []
+    for name in ORGANISMS:
+        said = cities(si.load(name, dtype=torch.float32), name, DRAWN)
+        parts += [ceilings(name, pairs).assign(pairs_are=kind) for kind, pairs in (("as said", said), ("spliced", spliced(said)))]
     print(written("ceilings.csv", pd.concat(parts, ignore_index=True)).to_string(index=False))
 
 
@@ -153,7 +158,7 @@ class Asked:
     def of(name: str = CIRCUIT) -> Asked:
         """Pairs that are told apart; the first so many of each half."""
         slm = si.load(name, dtype=torch.float32)
-        pairs = cities(slm, name, FIRST)
+        pairs = spliced(cities(slm, name, FIRST))
         scored, asked = (half[:ASKED] for half in halves(slm, pairs))
         print(name, f"{len(pairs)} pairs; scored on {len(scored)}, asked of {len(asked)}", flush=True)
         here, there = task_of(slm, scored), task_of(slm, asked)
