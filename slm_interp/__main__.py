@@ -126,6 +126,28 @@ def patch(
 
 
 @cli.command()
+def circuit(
+    checkpoint: Checkpoint,
+    out: Annotated[Path, typer.Option(help="Folder for the graph, tables and the page.")] = Path("out/circuit"),
+    kind: Annotated[str, typer.Option(help="Contrasts said aloud and spliced: names, facts, homophones, neighbours, voices.")] = "names",
+    count: Annotated[int, typer.Option(help="Contrasts.")] = 24,
+    steps: Annotated[int, typer.Option(help="Of EAP-IG.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the contrasts.")] = 0,
+) -> None:
+    """Score every edge on one half of spliced contrasts, in float32, and say how much the strongest carry on the other."""
+    import torch
+
+    from slm_interp.convert import load
+    from slm_interp.organisms.contrasts import contrasts
+    from slm_interp.organisms.splicing import spliced
+    from slm_interp.organisms.world import World
+    from slm_interp.report import circuit_files
+
+    slm = load(checkpoint, dtype=torch.float32)
+    typer.echo(circuit_files(slm, spliced(contrasts(slm, World(seed=0), kind, count, seed=seed)), out, steps))
+
+
+@cli.command()
 def tune(
     checkpoint: Checkpoint,
     source: Annotated[Path, typer.Argument(metavar="CORPUS", help="A folder of sounds, slamkit's .jsonl, a table, or a saved corpus.")],

@@ -3,15 +3,18 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from slm_interp import organisms
 from slm_interp.__main__ import app
+from slm_interp.circuits import Graph
 from slm_interp.convert import load
 from slm_interp.convert.families import families
 from slm_interp.lenses import Aim, TunedLens
+from slm_interp.patching import Sweep
 from slm_interp.speech.corpus import Corpus
 from slm_interp.utterance import Span, Word
 from tests.replicas import N_UNITS, VARIANTS, write_slamkit
@@ -205,3 +208,23 @@ def test_tune_refuses_an_aim_that_is_none(capsys, replica, tmp_path, as_users_ru
     code, _, err = run(capsys, "tune", str(replica), str(tmp_path), "--out", str(tmp_path), "--positions", "units")
     assert code == 2
     assert "one of all, speech, text; got 'units'" in err
+
+
+def test_patch_sweeps_contrasts_and_leaves_the_result_and_a_table(capsys, tmp_path):
+    code, out, _ = run(capsys, "patch", "tiny", "--count", "2", "--out", str(tmp_path / "sweep.nc"))
+    found = Sweep.load(tmp_path / "sweep.nc")
+    assert code == 0 and out.startswith("Sweep(resid_post, denoising, policy end_aligned: 2 contrasts x 13 layers")
+    assert len(pd.read_csv(tmp_path / "sweep.csv")) == int(found.dataset["outcome"].notnull().sum())
+
+
+def test_circuit_scores_one_half_of_the_contrasts_and_asks_the_other(capsys, tmp_path):
+    code, out, _ = run(capsys, "circuit", "tiny-blurred", "--count", "16", "--steps", "1", "--out", str(tmp_path))
+    curve = pd.read_csv(tmp_path / "faithfulness.csv")
+    assert code == 0 and "told apart; scored on" in out
+    assert abs(curve["recovered"].iloc[0]) < 1e-3 and abs(curve["recovered"].iloc[-1] - 1) < 1e-3
+    assert Graph.load(tmp_path / "graph").real.sum() == curve["edges"].iloc[-1] and (tmp_path / "circuit.html").stat().st_size > 10_000
+
+
+def test_a_circuit_of_pairs_that_are_not_told_apart_is_refused(capsys, tmp_path):
+    code, _, err = run(capsys, "circuit", "tiny-speech", "--count", "3", "--steps", "1", "--out", str(tmp_path / "circuit"))
+    assert code == 2 and "asked of two others" in err and not (tmp_path / "circuit").exists()
