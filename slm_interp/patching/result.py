@@ -122,6 +122,20 @@ class Sweep:
 
         return interval(self.values(what, least), self.clusters(clusters), level, seed)
 
+    def share(self, clusters: Clusters | None = None, level: float = 0.95, seed: int = 0) -> xr.Dataset:
+        """`estimate`, `low` and `high` of the mean of `patched - corrupted` over the mean ceiling, whole clusters drawn.
+
+        A ratio of means, for contrasts whose own ceilings are small or of either sign: all of them count, by how much there is to recover. The mean of
+        `recovered` weighs a pair that is hardly told apart like one that is.
+
+        Raises:
+            StatisticsError: too few contrasts or clusters, or a mean ceiling that is not told from 0.
+        """
+        from slm_interp.patching.summaries import share
+
+        moved = (self.dataset["outcome"] - self.dataset["corrupted"]).transpose(*self.dataset["outcome"].dims)
+        return share(moved.assign_attrs(_plain(self.dataset.attrs)), self.ceiling, self.clusters(clusters), level, seed)
+
     def p(
         self, clusters: Clusters | None = None, adjust: Literal["holm", "benjamini_hochberg"] | None = "holm", seed: int = 0
     ) -> xr.DataArray:

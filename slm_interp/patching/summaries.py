@@ -32,6 +32,40 @@ def interval(values: xr.DataArray, clusters: Ways, level: float, seed: int) -> x
     return whole.transpose(*order, ...).assign_attrs({**values.attrs, "of": str(values.name), "level": level, "seed": seed})
 
 
+def share(moved: xr.DataArray, ceiling: xr.DataArray, clusters: Ways, level: float, seed: int) -> xr.Dataset:
+    """`estimate`, `low`, `high` and `items` of a ratio of means in every cell; see `Sweep.share`.
+
+    Raises:
+        StatisticsError: a mean ceiling whose interval holds 0, which no ratio can stand on.
+    """
+    parts = []
+    for span, own, ways in by_span(moved, clusters):
+        there = np.isfinite(moved.sel(span=span).transpose("contrast", ...).values.reshape(moved.sizes["contrast"], -1)).all(1)
+        below = ceiling.values[there]
+        whole = statistics.bootstrap(below, ways, level=level, seed=seed)
+        if whole.low <= 0 <= whole.high:
+            raise StatisticsError(
+                f"The mean ceiling of the {len(below)} contrasts at {str(span)!r} is {whole}: it is not told from 0, so nothing can be a share of "
+                "it. Give more contrasts, or report effect()."
+            )
+        joined = np.concatenate([own.reshape(len(own), -1), below[:, None]], 1)
+        found = statistics.bootstrap(joined, ways, _ratio, level=level, seed=seed)
+        template = moved.isel(contrast=0, drop=True).sel(span=span)
+        shaped = {name: template.copy(data=getattr(found, name).reshape(template.shape)) for name in ("estimate", "low", "high")}
+        parts.append(xr.Dataset(shaped).assign({"items": len(own)}))
+    whole_set = xr.concat(parts, "span", coords="minimal", compat="override", join="exact", combine_attrs="drop")
+    order = [dim for dim in moved.dims if dim != "contrast"]
+    return whole_set.transpose(*order, ...).assign_attrs(
+        {**moved.attrs, "of": "share", "unit": "share of the ceiling", "level": level, "seed": seed}
+    )
+
+
+def _ratio(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Means of all columns over the mean of the last one, under each row of weights."""
+    means = statistics.weighted_mean(values, weights)
+    return means[:, :-1] / means[:, -1:]
+
+
 def p(values: xr.DataArray, clusters: Ways, adjust: Callable[[np.ndarray], np.ndarray] | None, seed: int) -> xr.DataArray:
     """p of a mean of 0 in every cell, adjusted over all of them; see `Sweep.p`."""
     found = values.isel(contrast=0, drop=True).copy(deep=True)

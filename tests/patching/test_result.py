@@ -53,6 +53,29 @@ def test_recovered_is_0_at_the_corrupted_and_1_at_the_clean_outcome_in_both_dire
     assert made(values, [3.0], [-1.0], "noising").effect().values.flatten().tolist() == [-4, -3, 0]
 
 
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+def test_a_share_is_a_ratio_of_means_in_which_pairs_count_by_their_ceiling(direction: str) -> None:
+    """Ceilings 4, 0.01 and -1 among others: the mean of single ratios would be far off."""
+    values = np.array([2.0, 0.5, -1.0, 2.0, 2.0, 3.0]).reshape(6, 1, 1)
+    found = made(values, [4.0, 0.01, -1.0, 4.0, 5.0, 4.0], [0.0, 0.0, 0.0, 1.0, 0.0, 0.0], direction)
+    share = found.share()
+    assert share["estimate"].item() == pytest.approx((2 + 0.5 - 1 + 1 + 2 + 3) / (4 + 0.01 - 1 + 3 + 5 + 4))
+    assert share["low"].item() < share["estimate"].item() < share["high"].item() and share["items"].item() == 6
+
+
+def test_a_mean_ceiling_that_is_not_told_from_0_is_no_base_for_a_share() -> None:
+    found = made(np.ones((4, 1, 1)), [1.0, -1.0, 0.5, -0.4], [0.0] * 4)
+    with pytest.raises(StatisticsError, match="is not told from 0, so nothing can be a share of it"):
+        found.share()
+
+
+def test_a_span_that_a_contrast_lacks_takes_no_part_in_its_share() -> None:
+    values = np.ones((4, 1, 2))
+    values[3, 0, 1] = np.nan
+    found = made(values, [2.0, 2.0, 2.0, 9.0], [0.0] * 4).share()
+    assert found["estimate"].values.flatten().tolist() == pytest.approx([4 / 15, 0.5]) and found["items"].values.tolist() == [4, 3]
+
+
 def test_a_pair_that_is_not_told_apart_is_flagged_and_never_divided_by() -> None:
     found = made(np.ones((2, 1, 1)), [0.05, 2.0], [0.0, 0.0])
     assert np.isnan(found.recovered().values[0]).all() and found.recovered().values[1].item() == 0.5
