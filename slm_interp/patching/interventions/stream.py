@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
 from slm_interp import hooked
 from slm_interp.errors import PatchingError
+from slm_interp.patching.interventions.directions import along, combined, orthonormal
 from slm_interp.patching.means import Means
 from slm_interp.patching.places import SITES, hooked_site
 from slm_interp.utterance import Span
@@ -74,18 +74,15 @@ def project_onto(site: str, layer: int, positions: Positions, directions: Float[
     return _hook(site, layer, positions, head, lambda there: _within(there, basis))
 
 
-def _within(there: Float[Tensor, "*batch size"], basis: Float[Tensor, "direction size"]) -> Float[Tensor, "*batch size"]:
-    own = basis.to(there.device, torch.promote_types(there.dtype, torch.float32))
-    shares = einsum(there.to(own.dtype), own, "... size, direction size -> ... direction")
-    return einsum(shares, own, "... direction, direction size -> ... size").to(there.dtype)
-
-
 def _basis(directions: Float[Tensor, "direction size"]) -> Float[Tensor, "rank size"]:
     """Orthonormal rows with the span of some directions."""
     if not len(directions) or not directions.isfinite().all() or not directions.any():
         raise PatchingError("A projection needs one direction or more, finite and not all zero.")
-    _, sizes, rows = torch.linalg.svd(directions.double(), full_matrices=False)
-    return rows[sizes > sizes[0] * 1e-9]
+    return orthonormal(directions)
+
+
+def _within(there: Float[Tensor, "*batch size"], basis: Float[Tensor, "direction size"]) -> Float[Tensor, "*batch size"]:
+    return combined(along(there, basis), basis).to(there.dtype)
 
 
 def _hook(site: str, layer: int, positions: Positions, head: int | None, made: Callable[[Tensor], Tensor]) -> Hook:
@@ -94,18 +91,24 @@ def _hook(site: str, layer: int, positions: Positions, head: int | None, made: C
     if head is not None and site in hooked.SITES:
         raise PatchingError(f"{site} has no heads; got head={head}.")
     hooked.whole(site)
-    where = None if positions is None else list(positions)
+    return hooked.hook_at(hooked_site(site), layer), lambda activation, hook: changed_at(activation, positions, made, head)
 
-    def put(activation: Tensor, hook: Any) -> Tensor:
-        length = activation.shape[1]
-        chosen = list(range(length)) if where is None else where
-        if not chosen or min(chosen) < 0 or max(chosen) >= length:
-            raise PatchingError(f"An intervention takes one position or more in 0..{length - 1}; got {chosen}.")
-        changed = activation.clone()
-        if head is None:
-            changed[:, chosen] = made(activation[:, chosen])
-        else:
-            changed[:, chosen, head] = made(activation[:, chosen, head])
-        return changed
 
-    return hooked.hook_at(hooked_site(site), layer), put
+def changed_at(
+    activation: Float[Tensor, "batch pos *size"], positions: Positions, made: Callable[[Tensor], Tensor], head: int | None = None
+) -> Float[Tensor, "batch pos *size"]:
+    """A copy with other values at some positions of every row; nothing else changes by a bit.
+
+    Raises:
+        PatchingError: no positions, or one outside.
+    """
+    length = activation.shape[1]
+    chosen = list(range(length)) if positions is None else list(positions)
+    if not chosen or min(chosen) < 0 or max(chosen) >= length:
+        raise PatchingError(f"An intervention takes one position or more in 0..{length - 1}; got {chosen}.")
+    changed = activation.clone()
+    if head is None:
+        changed[:, chosen] = made(activation[:, chosen])
+    else:
+        changed[:, chosen, head] = made(activation[:, chosen, head])
+    return changed
