@@ -281,6 +281,14 @@ def test_a_hook_is_the_same_as_a_call(tiny_slm: SpeechTextModel, equal: Contrast
     assert not torch.allclose(seen[0][:, 2:4], there[:, 2:4], atol=1e-6)
 
 
+def test_an_outcome_is_measured_inside_the_hooks_of_a_model(tiny_slm: SpeechTextModel, equal: Contrast) -> None:
+    hook = SwapCoordinates(*LogitLens(tiny_slm).directions(1, ["the", "of"])).hook("resid_post", 1, SPAN)
+    with tiny_slm.model.hooks(fwd_hooks=[hook]):
+        found = patching.measure(tiny_slm, equal.clean, equal, outcomes.difference())
+    assert found == pytest.approx(plain.score(tiny_slm, equal.clean, equal, outcomes.difference(), [hook]), abs=1e-5)
+    assert abs(found - patching.measure(tiny_slm, equal.clean, equal, outcomes.difference())) > 1e-4
+
+
 def test_an_erasure_is_the_projection_of_the_plain_hooks() -> None:
     assert close(Erase(PAIRS)(RESID, SPAN), stream.project_out("resid_post", 1, SPAN, PAIRS)[1](RESID, None))
 
