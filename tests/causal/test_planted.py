@@ -6,6 +6,7 @@ The edits are plain hooks written here, along directions that the model's own un
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -47,8 +48,8 @@ with_effect = pytest.mark.parametrize("kind", list(SHARES))
 # -- edits, as plain hooks ---------------------------------------------------------------------------
 
 
-def unit_logits(model: Planted, heard: Utterance, layer: int | None = None, edit: Edit | None = None) -> Float[Tensor, " unit"]:
-    """Logits of the units after a prompt, with an edit of `resid_post` after so many blocks at all positions of the word."""
+def all_logits(model: Planted, heard: Utterance, layer: int | None = None, edit: Edit | None = None) -> Float[Tensor, "pos id"]:
+    """Logits of a prompt, with an edit of `resid_post` after so many blocks at all positions of the word."""
     span = heard.words[0].span
 
     def put(resid: Tensor, hook: object) -> Tensor:
@@ -59,7 +60,12 @@ def unit_logits(model: Planted, heard: Utterance, layer: int | None = None, edit
     hooks = [] if edit is None else [(f"blocks.{layer - 1}.hook_resid_post", put)]
     with torch.no_grad():
         logits = model.slm.model.run_with_hooks(heard.tokens[None], fwd_hooks=hooks, prepend_bos=False)
-    return logits[0, -1, model.slm.vocabulary.mask("speech")]
+    return logits[0]
+
+
+def unit_logits(model: Planted, heard: Utterance, layer: int | None = None, edit: Edit | None = None) -> Float[Tensor, " unit"]:
+    """Logits of the units after a prompt."""
+    return all_logits(model, heard, layer, edit)[-1, model.slm.vocabulary.mask("speech")]
 
 
 def stream_at_word(model: Planted, heard: Utterance, layer: int) -> Float[Tensor, "pos d_model"]:
@@ -257,6 +263,36 @@ def test_partial_has_the_fraction_it_was_asked_for(fraction):
     assert model.fraction == fraction and model.truth.verdict == "partly"
     for contrast, layer in each(model):
         assert share(model, contrast, layer, swapped(model, contrast)) == pytest.approx(fraction, abs=EXACT)
+
+
+@with_effect
+def test_half_a_swap_moves_half_as_much_and_a_negative_dose_the_other_way(kind):
+    model = planted(kind, WORLDS[0])
+    for contrast, layer in each(model):
+        swap = swapped(model, contrast)
+        for dose in (-1.0, 0.5, 2.0):
+            found = share(model, contrast, layer, lambda resid, dose=dose, swap=swap: resid + dose * (swap(resid) - resid))
+            assert found == pytest.approx(dose * SHARES[kind], abs=2 * EXACT)
+
+
+def difference(model: Planted, contrast: Contrast, heard: Utterance, edit: Edit | None = None) -> float:
+    """log p(answer) - log p(distractor) over both their units, among units."""
+    found, speech, start = [], model.slm.vocabulary.mask("speech"), len(heard) - 1
+    for says in (contrast.answer, contrast.distractor):
+        longer = replace(
+            heard, tokens=torch.cat([heard.tokens, says]), edges=torch.cat([heard.edges, heard.edges[-1:].repeat(2)]), labels=()
+        )
+        logits = all_logits(model, longer, model.layers[0], edit).masked_fill(~speech, -torch.inf).log_softmax(-1)
+        found.append(float(logits[start : start + 2].gather(-1, says[:, None]).sum()))
+    return found[0] - found[1]
+
+
+def test_over_both_units_the_fraction_holds_to_a_hundredth():
+    model = planted("partial", WORLDS[0])
+    for contrast in model.contrasts:
+        clean, corrupted = (difference(model, contrast, heard) for heard in (contrast.clean, contrast.corrupted))
+        edited = difference(model, contrast, contrast.clean, swapped(model, contrast))
+        assert (edited - clean) / (corrupted - clean) == pytest.approx(SHARES["partial"], abs=0.01)
 
 
 def test_kinds_differ_in_one_matrix_alone():
