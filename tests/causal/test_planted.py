@@ -20,8 +20,9 @@ import slm_interp as si
 from slm_interp import hooked
 from slm_interp.causal.planted import KINDS, Planted, plant, save
 from slm_interp.causal.planted.codes import codes_of, sizes_of
-from slm_interp.causal.planted.compiler import GAIN, SHARP
+from slm_interp.causal.planted.compiler import GAIN, ROPE_THETA, SHARP, TURNING
 from slm_interp.causal.planted.lexicon import WORDS, lexicon_of
+from slm_interp.causal.planted.planting import N_CTX
 from slm_interp.convert.checkpoint import Checkpoint
 from slm_interp.errors import PatchingError
 from slm_interp.lenses.directions import directions_of
@@ -406,12 +407,11 @@ def test_the_same_seed_is_the_same_model_and_another_one_is_not():
     assert other.lexicon != one.lexicon and not torch.equal(other.slm.model.W_E, one.slm.model.W_E)
 
 
-def test_heads_look_one_back_by_a_wide_margin_at_every_distance_in_a_prompt():
-    model = planted("shadow", WORLDS[3])
-    d_head = model.slm.model.cfg.d_head
-    distance = torch.arange(0, 13, dtype=torch.float64) - 1
-    score = SHARP * (torch.cos(distance) + torch.cos(1e12 ** (-2 / d_head) * distance))
-    assert float((score[1] - score[[0, *range(2, 13)]]).min()) > 70
+def test_heads_look_one_back_by_a_wide_margin_at_every_distance_the_model_reads():
+    distance = torch.arange(0, N_CTX, dtype=torch.float64) - 1
+    for d_head in range(16, 90, 2):
+        score = SHARP * sum(torch.cos(ROPE_THETA ** (-2 * pair / d_head) * distance) for pair in range(TURNING))
+        assert float(score[1] - score[distance != 0].max()) > 70
 
 
 # -- refusals ----------------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ WRITTEN = (2, 3)  # blocks run, as `hooked.layers_at` counts `resid_post`: the t
 ROPE_THETA = 1e12  # the last pairs of a head do not turn
 GATE = 50.0
 GAIN = 8.0  # logits for a code of norm 1
-SHARP = 2000.0  # score of the position before
+SHARP = 2000.0  # score of the position before, of each pair that looks for it
+TURNING = 4  # such pairs: two alone come together again within 64 positions
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,9 @@ class _Block:
         self.k[dim] = self.codes.reading(key, self.before_attention)
 
     def look_one_back(self, head: int) -> None:
-        """Attend to the position before: query and key are constants, one turn of the two fastest pairs apart."""
+        """Attend to the position before: query and key are constants, one turn of the fastest pairs apart."""
         half, one = self.size.d_head // 2, self.codes.reading(self.codes.one, self.before_attention)
-        for pair in (0, 1):
+        for pair in range(TURNING):
             turn = torch.tensor(ROPE_THETA ** (-2 * pair / self.size.d_head), dtype=torch.float64)
             self.q[head, pair] = one * torch.cos(turn) * SHARP * sqrt(self.size.d_head)
             self.q[head, pair + half] = -one * torch.sin(turn) * SHARP * sqrt(self.size.d_head)
