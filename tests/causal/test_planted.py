@@ -25,10 +25,11 @@ from slm_interp.causal.planted.lexicon import WORDS, lexicon_of
 from slm_interp.causal.planted.planting import N_CTX
 from slm_interp.convert.checkpoint import Checkpoint
 from slm_interp.errors import PatchingError
+from slm_interp.hooked.installed import MAJOR
 from slm_interp.lenses.directions import directions_of
 from slm_interp.utterance import Contrast, Utterance
 
-EXACT = 1e-5  # of the logits' spread
+EXACT = 1e-5 if MAJOR == 3 else 5e-4  # of the logits' spread; TransformerLens 4 does not compute these models in float64 throughout
 SHARES = {"shadow": 0.0, "mediated": 1.0, "partial": 0.3}
 WORLDS = [(0, 128, 16), (1, 128, 16), (2, 64, 9), (3, 256, 30)]  # seed, d_model, words
 Edit: TypeAlias = Callable[[Tensor], Tensor]
