@@ -8,7 +8,7 @@ reading = si.LogitLens(slm).read(utterance)
 reading.plot()
 """
 
-from slm_interp import circuits, lenses, organisms, patching, speech, transcription
+from slm_interp import causal, circuits, lenses, organisms, patching, speech, transcription
 from slm_interp.audio import Audio
 from slm_interp.convert import inspect, load, verify
 from slm_interp.lenses import JacobianLens, LogitLens, Reading, TunedLens, WordProbe
@@ -32,6 +32,7 @@ __all__ = [
     "Utterance",
     "Word",
     "WordProbe",
+    "causal",
     "circuits",
     "inspect",
     "lenses",

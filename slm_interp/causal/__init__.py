@@ -1,0 +1,5 @@
+"""Does the text inside drive the speech that follows? Causal tests, and the planted models whose answer is known."""
+
+from slm_interp.causal import planted
+
+__all__ = ["planted"]
