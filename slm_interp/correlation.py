@@ -100,6 +100,11 @@ def rank_correlation(values: Float[np.ndarray, "item variable"], groups: Int[np.
     return _pearson(left[:, 0], left[:, 1])
 
 
+def pearson(x: Float[np.ndarray, " item"], y: Float[np.ndarray, " item"]) -> float:
+    """The linear correlation, NaN where one of the two does not vary."""
+    return _pearson(x - x.mean(), y - y.mean())
+
+
 def mid_ranks(values: Float[np.ndarray, " item"]) -> Float[np.ndarray, " item"]:
     """Ranks from 1; equal values share the mean of theirs."""
     _, place, count = np.unique(values, return_inverse=True, return_counts=True)

@@ -113,7 +113,7 @@ class Page:
         return Path(path)
 
 
-_DOCUMENT = """<!doctype html>
+HEAD = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -124,7 +124,10 @@ _DOCUMENT = """<!doctype html>
 <title>{title}</title>
 <style>{style}</style>
 </head>
-<body>
+"""  # of every page; a document is it and a body, to be formatted
+_DOCUMENT = (
+    HEAD
+    + """<body>
 <a class="skip" href="#section-1">Skip to the first section</a>
 <header><h1>{title}</h1>{lead}{contents}</header>
 <noscript><p class="note">The figures of this page are drawn by scripts inside the file. Allow scripts to see them.</p></noscript>
@@ -136,6 +139,7 @@ _DOCUMENT = """<!doctype html>
 </body>
 </html>
 """
+)
 
 
 def policy(scripts: Sequence[str]) -> str:

@@ -52,6 +52,12 @@ def weighted_mean(values: Float[np.ndarray, " item *what"], weights: Float[np.nd
     return sums / weights.sum(1).reshape(-1, *(1,) * (sums.ndim - 1))
 
 
+def ratio_of_means(values: Float[np.ndarray, " item column"], weights: Float[np.ndarray, "draw item"]) -> Float[np.ndarray, "draw ratio"]:
+    """Means of all columns but the last over the mean of the last one, under each row of weights: a `statistic` of `bootstrap`."""
+    means = weighted_mean(values, weights)
+    return means[:, :-1] / means[:, -1:]
+
+
 def bootstrap(
     values: Float[np.ndarray, " item *what"],
     clusters: Clusters,

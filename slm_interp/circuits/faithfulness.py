@@ -247,9 +247,5 @@ def _band(task: Task, outcome: np.ndarray, labels: np.ndarray) -> tuple[np.ndarr
         return estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
     values = np.concatenate([outcome - source[:, None], (base - source)[:, None]], 1)[told]
 
-    def ratio(items: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        means = statistics.weighted_mean(items, weights)
-        return means[:, :-1] / means[:, -1:]
-
-    band = statistics.bootstrap(values, labels[told].tolist(), ratio)
+    band = statistics.bootstrap(values, labels[told].tolist(), statistics.ratio_of_means)
     return estimate, band.low, band.high

@@ -88,18 +88,17 @@ def gathering(slm: SpeechTextModel, utterances: Sequence[Utterance], shuffles: i
     rng = np.random.default_rng(seed)
     scores, nulls, even = [], [], []
     for utterance in _some(utterances):
-        lengths = [len(word.span) for word in utterance.words if len(word.span) > 1 and _speech(slm, utterance, word.span.start)]
-        if not lengths:
+        spans = [word.span for word in utterance.words if len(word.span) > 1 and _speech(slm, utterance, word.span.start)]
+        if not spans:
             continue
         pattern = patterns(slm, utterance)
         inside = np.cumsum(np.pad(pattern, ((0, 0), (0, 0), (0, 0), (1, 0))), -1)  # attention to all positions before each
-        spans = [word.span for word in utterance.words if len(word.span) > 1 and _speech(slm, utterance, word.span.start)]
-        stops = np.array([span.stop for span in spans])
-        own = _share(inside, stops, np.array(lengths))
-        drawn = [_share(inside, rng.integers(np.array(lengths), len(utterance), endpoint=True), np.array(lengths)) for _ in range(shuffles)]
+        stops, lengths = np.array([span.stop for span in spans]), np.array([len(span) for span in spans])
+        own = _share(inside, stops, lengths)
+        drawn = [_share(inside, rng.integers(lengths, len(utterance), endpoint=True), lengths) for _ in range(shuffles)]
         scores.append(own.mean(-1))
         nulls.append(np.stack([one.mean(-1) for one in drawn]))
-        even.append(np.mean([(length - 1) / stop for length, stop in zip(lengths, stops, strict=True)]))
+        even.append(np.mean((lengths - 1) / stops))
     if not scores:
         raise PatchingError("Gathering is measured on words of two units or more; these utterances have none.")
     found = _measured(slm, "attention of a word's last unit to its span", scores, [one.mean(0) for one in nulls])

@@ -19,7 +19,7 @@ from slm_interp.circuits.graph import Graph, everything
 from slm_interp.circuits.nodes import targets
 from slm_interp.circuits.running import MEMORY, outcomes_of
 from slm_interp.circuits.task import Task
-from slm_interp.correlation import mid_ranks
+from slm_interp.correlation import mid_ranks, pearson
 from slm_interp.errors import PatchingError
 
 
@@ -49,9 +49,10 @@ def path_patching(task: Task, graph: Graph, edges: pd.DataFrame | Sequence[int] 
     made["exact"] = (found[:, 1:] - found[:, :1]).mean(0)
     made["miss"] = made["exact"] - made["score"]
     if len(made) > 2:
+        sides = [made[name].to_numpy() for name in ("score", "exact")]
         made.attrs = {
-            "linear": float(np.corrcoef(made["score"], made["exact"])[0, 1]),
-            "rank": float(np.corrcoef(mid_ranks(made["score"].to_numpy()), mid_ranks(made["exact"].to_numpy()))[0, 1]),
+            "linear": pearson(*sides),
+            "rank": pearson(*(mid_ranks(one) for one in sides)),
         }
     return made
 

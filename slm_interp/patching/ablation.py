@@ -7,6 +7,7 @@ clean one; `recovered` is 1 where nothing is lost and 0 where as much is lost as
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def ablation(
         contrasts, site, spans, outcome, layers, heads, memory, store: as in `patching.activation`.
 
     Raises:
-        PatchingError: as in `patching.activation`; means of another site or modality; patterns, which are zeroed alone.
+        PatchingError: as in `patching.activation`; means of another model, site or modality; patterns, which are zeroed alone.
         UtteranceError, VocabularyError, StoreError: as in `patching.activation`.
     """
     outcome = outcome or outcomes.difference()
@@ -86,6 +87,8 @@ def ablation(
         raise PatchingError(f"The run that is changed is 'clean' or 'corrupted'; got {side!r}.")
     if what != "zero" and not isinstance(what, Means | Resampled):
         raise PatchingError(f"A span is ablated by 'zero', by patching.means(...), or by Resampled(corpus); got {what!r:.80}.")
+    if isinstance(what, Means):
+        what.check_model(slm)
     if site == "pattern" and what != "zero":
         raise PatchingError("An attention pattern is ablated by 'zero' alone: other utterances have other sources. Ablate z.")
     asked = []
@@ -146,7 +149,8 @@ def _drawn(
     what: Resampled,
 ) -> Float[Tensor, "layer head pos size"]:
     """A position of another utterance for every position that a span covers."""
-    generator = torch.Generator().manual_seed(int.from_bytes(f"{what.seed} {one.name}".encode(), "little") % 2**63)
+    digest = hashlib.sha256(f"{what.seed} {one.name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
     others = [own for own in what.corpus if not torch.equal(own.tokens.to(tokens), tokens)]
     donors = [others[int(number)] for number in torch.randperm(len(others), generator=generator)[: what.donors]]
     places: dict[str, list[tuple[int, int]]] = {}

@@ -44,6 +44,18 @@ class Means:
         """The hash of the corpus."""
         return str(self.dataset.attrs["corpus"])
 
+    def check_model(self, slm: SpeechTextModel) -> None:
+        """Refuse a model that is not the one they were taken from.
+
+        Raises:
+            PatchingError: another fingerprint.
+        """
+        own, other = str(self.dataset.attrs["fingerprint"]), str(slm.provenance.get("fingerprint", ""))
+        if own != other:
+            raise PatchingError(
+                f"Means were taken from the model {own or 'undeclared'}; this is {other or 'undeclared'}. Take them from this one: patching.means."
+            )
+
     def at(
         self, site: str, layers: Sequence[int], heads: Sequence[int] | None, kinds: Sequence[str]
     ) -> Float[Tensor, "layer head pos size"]:

@@ -49,7 +49,7 @@ def share(moved: xr.DataArray, ceiling: xr.DataArray, clusters: Ways, level: flo
                 "it. Give more contrasts, or report effect()."
             )
         joined = np.concatenate([own.reshape(len(own), -1), below[:, None]], 1)
-        found = statistics.bootstrap(joined, ways, _ratio, level=level, seed=seed)
+        found = statistics.bootstrap(joined, ways, statistics.ratio_of_means, level=level, seed=seed)
         template = moved.isel(contrast=0, drop=True).sel(span=span)
         shaped = {name: template.copy(data=getattr(found, name).reshape(template.shape)) for name in ("estimate", "low", "high")}
         parts.append(xr.Dataset(shaped).assign({"items": len(own)}))
@@ -58,12 +58,6 @@ def share(moved: xr.DataArray, ceiling: xr.DataArray, clusters: Ways, level: flo
     return whole_set.transpose(*order, ...).assign_attrs(
         {**moved.attrs, "of": "share", "unit": "share of the ceiling", "level": level, "seed": seed}
     )
-
-
-def _ratio(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Means of all columns over the mean of the last one, under each row of weights."""
-    means = statistics.weighted_mean(values, weights)
-    return means[:, :-1] / means[:, -1:]
 
 
 def p(values: xr.DataArray, clusters: Ways, adjust: Callable[[np.ndarray], np.ndarray] | None, seed: int) -> xr.DataArray:

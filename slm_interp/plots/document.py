@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from slm_interp.page import asset, json_in_script, policy
+from slm_interp.page import HEAD, asset, json_in_script, policy
 
 
 def document(title: str, lead: str, body: str, script: str, data: str, style: str = "") -> str:
@@ -36,18 +36,9 @@ def framed(page: str, height: int) -> str:
     return f'<iframe srcdoc="{inside}" style="width:100%;height:{height}px;border:0" sandbox="allow-scripts" loading="lazy"></iframe>'
 
 
-_DOCUMENT = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body class="picture">
+_DOCUMENT = (
+    HEAD
+    + """<body class="picture">
 <header><h1>{title}</h1>{lead}</header>
 <noscript><p class="note">This picture is drawn by a script inside the file. Allow scripts to see it.</p></noscript>
 <main>{body}</main>
@@ -56,3 +47,4 @@ _DOCUMENT = """<!doctype html>
 </body>
 </html>
 """
+)

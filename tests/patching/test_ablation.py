@@ -133,3 +133,19 @@ def test_means_of_another_site_or_modality_are_refused(tiny_slm: SpeechTextModel
         patching.ablation(tiny_slm, unequal, "pattern", what=Resampled(corpus))
     with pytest.raises(PatchingError, match="has no mean over positions"):
         patching.means(tiny_slm, corpus, ["pattern"])
+
+
+def test_contrasts_draw_apart_although_their_names_begin_alike(
+    tiny_slm: SpeechTextModel, unequal: Contrast, corpus: list[Utterance]
+) -> None:
+    """One contrast under eight names: were they drawn alike, there would be one number."""
+    alike = {f"names-of-a-kind-{number}": unequal for number in range(8)}
+    found = patching.ablation(tiny_slm, alike, what=Resampled(corpus), layers=[1]).dataset["outcome"]
+    assert len(np.unique(found.sel(span="word 1").values.round(6))) > 3
+
+
+def test_means_of_another_model_are_refused(tiny_slm: SpeechTextModel, unequal: Contrast, corpus: list[Utterance]) -> None:
+    own = patching.means(tiny_slm, corpus)
+    foreign = Means(own.dataset.assign_attrs(fingerprint="another"))
+    with pytest.raises(PatchingError, match="Means were taken from the model another; this is"):
+        patching.ablation(tiny_slm, unequal, what=foreign)

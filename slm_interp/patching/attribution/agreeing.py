@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from slm_interp.correlation import mid_ranks
+from slm_interp.correlation import mid_ranks, pearson
 from slm_interp.errors import PatchingError
 from slm_interp.patching.attribution.result import Attribution
 from slm_interp.patching.result import Sweep
@@ -70,10 +70,10 @@ def _row(name: str, attributed: Attribution, exact: Sweep, top: int) -> dict[str
         "method": name,
         "site": exact.dataset.attrs["site"],
         "cells": len(x),
-        "pearson": _pearson(x, y),
-        "spearman": _pearson(mid_ranks(x), mid_ranks(y)),
-        "pearson_within": float(np.nanmean([_pearson(a, b) for a, b in within])),
-        "spearman_within": float(np.nanmean([_pearson(mid_ranks(a), mid_ranks(b)) for a, b in within])),
+        "pearson": pearson(x, y),
+        "spearman": pearson(mid_ranks(x), mid_ranks(y)),
+        "pearson_within": float(np.nanmean([pearson(a, b) for a, b in within])),
+        "spearman_within": float(np.nanmean([pearson(mid_ranks(a), mid_ranks(b)) for a, b in within])),
         "same_sign": float(np.average(np.sign(x) == np.sign(y), weights=np.abs(y))) if signed and np.abs(y).any() else np.nan,
         "slope": float(x @ y / (y @ y)) if y.any() else np.nan,
         "found": float(np.mean([_found(a, b, top) for a, b in within])),
@@ -106,12 +106,6 @@ def _aligned(attributed: Attribution, exact: Sweep) -> tuple[xr.DataArray, xr.Da
 def _by_contrast(values: xr.DataArray) -> list[np.ndarray]:
     rows = values.values.reshape(values.sizes["contrast"], -1).astype(np.float64)
     return [row[np.isfinite(row)] for row in rows]
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    x, y = x - x.mean(), y - y.mean()
-    size = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / size) if size > 0 else float("nan")
 
 
 def _found(estimate: np.ndarray, exact: np.ndarray, top: int) -> float:
