@@ -68,6 +68,14 @@ def test_the_recovered_fraction_is_a_ratio_of_means_over_pairs_told_apart(contra
         circuits.faithfulness(circuits.Task(slm, [flat], outcomes.difference()), circuits.eap(task), sizes=(0,))
 
 
+def test_an_interval_is_of_the_fraction_that_it_stands_beside(task, graph):
+    """The same pair in two clusters: every draw is the estimate."""
+    twice = circuits.Task(task.slm, [*task.contrasts, *task.contrasts], task.outcome)
+    table = circuits.faithfulness(twice, graph, sizes=(0, 100, 400), clusters=["a", "b"]).table()
+    for estimate, low, high in (("recovered", "low", "high"), ("left", "left_low", "left_high")):
+        assert np.allclose(table[low], table[estimate], atol=1e-5) and np.allclose(table[high], table[estimate], atol=1e-5)
+
+
 def test_saved_and_loaded_it_is_the_same(task, graph, tmp_path):
     curve = circuits.faithfulness(task, graph, sizes=(0, 100))
     curve.save(tmp_path / "curve.nc")
