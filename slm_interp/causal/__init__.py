@@ -1,6 +1,9 @@
 """Does the text inside drive the speech that follows? Causal tests, and the planted models whose answer is known."""
 
 from slm_interp.causal import planted
+from slm_interp.causal.arms import ARMS
 from slm_interp.causal.cases import Case, Heard, Words
+from slm_interp.causal.effect import Effect
+from slm_interp.causal.experiment import Plan, plan, run
 
-__all__ = ["Case", "Heard", "Words", "planted"]
+__all__ = ["ARMS", "Case", "Effect", "Heard", "Plan", "Words", "plan", "planted", "run"]
