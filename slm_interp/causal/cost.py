@@ -69,14 +69,14 @@ def cost_of(slm: SpeechTextModel, cells: Sequence[tuple[Case, int]], layers: Seq
         adds += _resumed(config, places, length, ids) + sum(config.n_layers - layer for layer, _ in places) * appended * cost.block(
             config, length
         )
-        plain += cost.plain(config, own, length + appended)
+        plain += float(cost.plain(config, own, length + appended))
     return Cost(len(cells), sum(own for _, own in cells), forwards, adds, plain, adds / _speed(slm, cells[0][0]))
 
 
 def _resumed(config: Any, places: list[tuple[int, int]], length: int, ids: int) -> float:
     """Layers after the last block run nothing but the unembedding."""
     inside = [one for one in places if one[0] < config.n_layers]
-    return cost.resumed(config, inside, length, ids) + (len(places) - len(inside)) * config.d_model * ids
+    return float(cost.resumed(config, inside, length, ids) + (len(places) - len(inside)) * config.d_model * ids)
 
 
 def _speed(slm: SpeechTextModel, case: Case) -> float:
