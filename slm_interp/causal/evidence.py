@@ -19,7 +19,11 @@ from slm_interp.errors import StatisticsError
 from slm_interp.statistics import Interval, resampled
 
 PER_CASE = ("whole", "text", "complement", "margin", "third", "elsewhere")
-EXTRAS = {"other_voice": "the same words in another voice", "distance": "distances from natural residuals"}
+EXTRAS = {  # what decides nothing and may warn, by case; NaN: a case without it
+    "other_voice": "the same words in another voice",  # its effect, in nats
+    "distance": "how far the edited residuals are from natural ones",  # after the text swap
+    "distance_whole": "how far those of the whole patch are",
+}
 FEW = 40  # clusters; below this many intervals are too narrow
 
 
@@ -74,8 +78,7 @@ class Measured:
         random: mean effect over the cases of each random draw.
         prompt, word: labels by which cases depend on each other.
         third, elsewhere: effects of these controls. None: the case set does not have it.
-        other_voice: effect of the same words in another voice; NaN: a case without one.
-        distance, distance_whole: of residuals after the text swap and after the whole patch from natural ones; NaN as above.
+        extras: what decides nothing and may warn, by the names in `EXTRAS`; NaN: a case without it.
 
     Raises:
         StatisticsError: arrays of different lengths, values that are not finite, fewer than two clusters.
@@ -90,14 +93,12 @@ class Measured:
     word: Sequence[Any] | np.ndarray
     third: Float[np.ndarray, " case"] | None = None
     elsewhere: Float[np.ndarray, " case"] | None = None
-    other_voice: Float[np.ndarray, " case"] | None = None
-    distance: Float[np.ndarray, " case"] | None = None
-    distance_whole: Float[np.ndarray, " case"] | None = None
+    extras: Mapping[str, Float[np.ndarray, " case"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         size = len(self.whole)
-        given = {name: getattr(self, name) for name in (*PER_CASE, "other_voice", "distance", "distance_whole")}
-        lengths = {name: len(each) for name, each in {**given, "prompt": self.prompt, "word": self.word}.items() if each is not None}
+        given = {**{name: getattr(self, name) for name in (*PER_CASE, "prompt", "word")}, **self.extras}
+        lengths = {name: len(each) for name, each in given.items() if each is not None}
         odd = {name: length for name, length in lengths.items() if length != size}
         if odd or not size:
             raise StatisticsError(f"Every case has one number of each kind; there are {size} whole patches, and {odd or 'no cases'}.")
@@ -110,8 +111,8 @@ class Measured:
                 )
         if self.random is not None and not len(self.random):
             raise StatisticsError("There are no random draws; give None if they were not made.")
-        if (self.distance is None) != (self.distance_whole is None):
-            raise StatisticsError("Distances of edited residuals are compared with those of the whole patch; give both or neither.")
+        if unknown := sorted(set(self.extras) - set(EXTRAS)):
+            raise StatisticsError(f"Extras are {', '.join(EXTRAS)}; got {', '.join(unknown)}.")
         if not self.ways:
             raise StatisticsError(
                 f"All {size} cases are of one prompt and one word: nothing is known about how others would differ. Give cases of two or "
@@ -135,8 +136,9 @@ class Measured:
     @property
     def missing(self) -> tuple[str, ...]:
         """The controls that these cases do not have, in words."""
-        named = {"third": "a third word", "elsewhere": "elsewhere", "random": "random draws", **EXTRAS}
-        return tuple(said for name, said in named.items() if getattr(self, name) is None)
+        named = {"third": "a third word", "elsewhere": "elsewhere", "random": "random draws"}
+        lacking = [said for name, said in named.items() if getattr(self, name) is None]
+        return (*lacking, *(said for name, said in EXTRAS.items() if name not in self.extras))
 
 
 @dataclass(frozen=True, eq=False)

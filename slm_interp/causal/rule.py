@@ -73,7 +73,7 @@ def _some_text(e: Evidence, r: Rule) -> str:
 
 def _not_this_word(e: Evidence, r: Rule) -> str:
     failed = "; ".join(_unspecific(e))
-    return f"What text moves, {e.within['text']} of the ceiling (at {r.narrow:.4g}), is neither nothing nor due to this word: {failed}."
+    return f"What text moves, {e.within['text']} of the ceiling (at {r.narrow:.4g}), is not shown to be nothing, nor to be this word's: {failed}."
 
 
 def _otherwise(e: Evidence, r: Rule) -> str:

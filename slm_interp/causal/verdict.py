@@ -162,19 +162,19 @@ def _warnings(measured: Measured, e: Evidence, rule: Rule) -> tuple[str, ...]:
     ]
     single = [name for name in ("prompt", "word") if name not in e.clusters]
     found += [f"All cases are of one {name}: how another {name} would differ is not in the intervals." for name in single]
-    if measured.other_voice is not None and e.shares:
-        there = np.isfinite(measured.other_voice)
-        share = float(measured.other_voice[there].mean() / measured.whole[there].mean()) if there.any() else 0.0
+    whole, extras = measured.whole, measured.extras
+    if "other_voice" in extras and e.shares:
+        there = np.isfinite(extras["other_voice"])
+        share = float(extras["other_voice"][there].mean() / whole[there].mean()) if there.any() else 0.0
         if abs(share) > 2 * rule.nothing:
             found.append(
                 f"Another voice of the same words moves {share:.2g} of the ceiling, beyond {2 * rule.nothing:g}: not all of it is the word."
             )
-    if measured.distance is not None and measured.distance_whole is not None:
-        there = np.isfinite(measured.distance) & np.isfinite(measured.distance_whole)
-        if there.any() and (own := measured.distance[there].mean()) > 2 * (whole := measured.distance_whole[there].mean()):
-            found.append(
-                f"Edited residuals are {own / whole:.3g} times as far from natural ones as those of the whole patch, more than twice."
-            )
+    if {"distance", "distance_whole"} <= set(extras):
+        there = np.isfinite(extras["distance"]) & np.isfinite(extras["distance_whole"])
+        ratio = float(extras["distance"][there].mean() / extras["distance_whole"][there].mean()) if there.any() else 0.0
+        if ratio > 2:
+            found.append(f"Edited residuals are {ratio:.3g} times as far from natural ones as those of the whole patch, more than twice.")
     return tuple(found)
 
 
