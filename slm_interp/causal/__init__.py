@@ -5,5 +5,21 @@ from slm_interp.causal.arms import ARMS
 from slm_interp.causal.cases import Case, Heard, Words
 from slm_interp.causal.effect import Effect
 from slm_interp.causal.experiment import Plan, plan, run
+from slm_interp.causal.verdict import Measured, Rule, Verdict, combined, decide
 
-__all__ = ["ARMS", "Case", "Effect", "Heard", "Plan", "Words", "plan", "planted", "run"]
+__all__ = [
+    "ARMS",
+    "Case",
+    "Effect",
+    "Heard",
+    "Measured",
+    "Plan",
+    "Rule",
+    "Verdict",
+    "Words",
+    "combined",
+    "decide",
+    "plan",
+    "planted",
+    "run",
+]
