@@ -178,7 +178,11 @@ class Agreement:
             f"{self.draws} draws run exactly: correlation {self.correlation:.3f}, slope {self.slope:.3f}, offset {self.offset:.2g}, largest error "
             f"{self.largest_error:.2g}"
         )
-        return said if self.fits else f"{said}. First order does not hold here: run all draws exactly (controls.random.exact)"
+        return (
+            said
+            if self.fits
+            else f"{said}. First order does not tell them, or rounding below float32 drowns them: run all draws exactly (controls.random.exact)"
+        )
 
 
 def agreement(linear: Float[np.ndarray, " draw"], exact: Float[np.ndarray, " draw"]) -> Agreement:
