@@ -11,8 +11,9 @@
    position (a norm divides by the length of what stands there, twice), along direction w. No block after it reads any of that: their weights there are 0.
 4. Columns of `W_U` of the first pieces of the words read these directions, loudly; the unembedding is untied for it.
 
-*Exactness.* RMSNorm takes its mean over the width, so norm weights are multiplied by `sqrt(old / new width)` and its epsilon by `old / new width`, which leaves all that
-earlier blocks compute. What was added enters the mean square: it is written small, `SMALL` of the residual's norm, which changes the mean square by the square of that, and is read large.
+*Exactness.* RMSNorm takes its mean over the width, so norm weights are multiplied by `sqrt(old / new width)` and its epsilon by `old / new width`, which leaves
+all that the model computes. What was added enters the mean square: it is written small, `SMALL` of the residual's norm, which changes the mean square by
+the square of that, and is read large.
 
 Text logits at the end of the model are not what they were: this is about the speech that follows, not about what the model would write.
 """
