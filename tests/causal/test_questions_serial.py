@@ -35,6 +35,23 @@ def test_the_text_of_the_heard_word_acts_by_way_of_the_next_word_where_that_is_t
     assert found["random"].abs().max() < 0.2 * found["total"].min()
 
 
+@pytest.mark.parametrize(
+    ("kind", "fraction"), [("serial", None), ("parallel", None), ("skipped", None), ("silent", None), ("branching", 0.3)]
+)
+def test_the_order_of_the_phases_is_the_planted_one(kind: str, fraction: float | None) -> None:
+    """By the logit lens alone, both words' text is there in all of these models."""
+    model, steps = asked(kind, fraction)
+    layer, (first, last) = model.layers[0], model.next_layers
+    found = serial_mediation(model.slm, steps[:2], LogitLens(model.slm), [layer, first], [first, last], FIRST, draws=1)
+    forward, back = found.rows("current first", layer, str(last)), found.rows("next first", first, str(last))
+    ceiling = forward["ceiling"].to_numpy()
+    assert ceiling.min() > 5
+    for column, share in (("total", model.chain.current), ("direct", model.chain.around), ("through", model.chain.through)):
+        assert (forward[column].to_numpy() / ceiling).tolist() == pytest.approx([share] * 2, abs=1e-4)
+    assert (forward["alone"].to_numpy() / ceiling).tolist() == pytest.approx([model.chain.through] * 2, abs=1e-4)
+    assert (back["total"].to_numpy() / ceiling).tolist() == pytest.approx([model.chain.units] * 2, abs=1e-4)
+
+
 def test_nothing_goes_by_way_of_a_word_s_text_where_nobody_reads_it() -> None:
     """In these models the next word is not written as text: holding its text holds nothing."""
     model, steps = asked("mediated")

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from slm_interp import causal
+from slm_interp.causal.bases import LensBasis
 from slm_interp.causal.questions.speaking_out import SpeakingOut, slope_of, speaking_out
 from slm_interp.errors import PatchingError, StatisticsError
 from slm_interp.lenses.logit import LogitLens
@@ -117,6 +119,19 @@ def test_effects_are_those_of_plain_hooks_and_a_third_word_is_swapped_where_ther
         swap = SwapCoordinates(*basis.directions(2, [word, case.words.corrupted])).hook("resid_post", 2, case.span.corrupted)
         assert found.rows(arm)["value"].item() == pytest.approx(plain(model.slm, case.base, case.contrast, outcome, [swap]), abs=EXACT)
     assert found.rows("whole")["value"].item() == pytest.approx(plain(model.slm, case.source, case.contrast, outcome, []), abs=0.01)
+
+
+def test_the_main_experiment_s_effects_have_flips_and_slopes_too() -> None:
+    model = planted("mediated", n_contrasts=5)
+    effect = causal.run(model.slm, heard(model), [LensBasis(LogitLens(model.slm), model.slm)], layers=[2, 3])
+    own = SpeakingOut(effect.table, effect.reading)
+    outcome = str(effect.table["outcome"].iloc[0])
+    ours = speaking_out(model.slm, heard(model), LogitLens(model.slm), [2, 3])
+    flips = own.flips(layer=3, outcome=outcome).set_index("arm")["flips"]
+    assert flips["text"] == flips["whole"] == 1.0
+    assert flips["complement"] == 0.0
+    margin = ours.rows("text", 3)["margin"].tolist()
+    assert own.rows("text", 3, outcome=outcome)["margin"].tolist() == pytest.approx(margin, abs=1e-3)
 
 
 def test_a_result_is_saved_and_read_again(tmp_path) -> None:

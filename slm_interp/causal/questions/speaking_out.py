@@ -94,7 +94,8 @@ class SpeakingOut:
             StatisticsError: too few clusters.
         """
         found = []
-        for arm in self.table["arm"].unique():
+        there = results.chosen(self.table, dose=1.0) if layer is None else results.chosen(self.table, dose=1.0, layer=layer)
+        for arm in there["arm"].unique():
             rows = self.rows(arm, layer, basis, outcome)
             able = rows[np.sign(rows["base"]) * np.sign(rows["source"]) < 0]
             if able.empty:
