@@ -212,6 +212,6 @@ def _intervals(
     ends = np.quantile(ordered, [(1 + side * level) / 2 for level in levels for side in (-1, 1)], axis=1)
     made = []
     for level, low, high in zip(levels, ends[::2], ends[1::2], strict=True):
-        numbers = {name: [np.asarray(each[at]) for each in (estimates, low, high)] for at, name in enumerate(names)}
-        made.append({name: Interval(*each, level, clusters) for name, each in numbers.items()})
+        ends_of = {name: (np.asarray(low[at]), np.asarray(high[at])) for at, name in enumerate(names)}
+        made.append({name: Interval(np.asarray(estimates[at]), *ends_of[name], level, clusters) for at, name in enumerate(names)})
     return made
