@@ -1,0 +1,132 @@
+"""Does text drive speech in the organisms? Effects, verdicts and pictures of docs/does-text-drive-speech.md.
+
+    python docs/drives/organisms.py [ORGANISM ...]     all that ship if none is named; about ten minutes each on a quiet core
+
+Three questions are asked of each: of the word that is heard, of the word that is to be said, and of homophones. The first outcome, that of the verdict, is
+the whole word; the onset unit stands beside it. Runs go to `out/drives/` case by case, so that what was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+import slm_interp as si
+from slm_interp import causal
+from slm_interp.causal.bases import Basis, EmbeddingBasis, LensBasis, ProbeBasis
+from slm_interp.causal.building import heard_word, spoken_word
+from slm_interp.files import write_text
+from slm_interp.lenses import Aim, JacobianRecipe, TunedRecipe, collect, fit_jacobian, train_probe, train_tuned
+from slm_interp.organisms import RECIPES, names
+from slm_interp.organisms.corpus import prompts
+from slm_interp.organisms.recipe import Recipe
+from slm_interp.organisms.rows import rows
+from slm_interp.organisms.sounds import Sample
+from slm_interp.patching import outcomes
+
+HERE = Path(__file__).parent
+WORK = HERE.parents[1] / "out" / "drives"
+PAIRS = 60  # of each kind
+QUESTIONS: dict[str, tuple[Callable[..., Sequence[causal.Case]], tuple[str, ...]]] = {
+    "heard": (heard_word, ("names", "neighbours")),
+    "said": (spoken_word, ("names", "neighbours")),
+    "homophones": (heard_word, ("homophones",)),
+}
+TARGET = {"heard": "current", "said": "next", "homophones": "current"}  # what the probe was trained to read
+OUTCOMES = (outcomes.difference(), outcomes.difference(units=1))
+SENTENCES = 500  # that the probe is trained on
+
+
+def main() -> None:
+    """Everything, organism by organism."""
+    asked = sys.argv[1:] or names()
+    rows_of = []
+    for name in asked:
+        slm, recipe = si.load(name, dtype=torch.float32), RECIPES[name]
+        lenses = lenses_of(slm, recipe)
+        said = spoken(slm, recipe)
+        for question in QUESTIONS:
+            effect = effect_of(slm, recipe, question, lenses, said, WORK / name / question)
+            if effect is not None:
+                rows_of += lines(name, question, effect)
+    table = pd.DataFrame(rows_of)
+    if set(asked) == set(names()):
+        write_text(HERE / "verdicts.csv", table.to_csv(index=False, float_format="%.4f"))
+    print(table.to_string(index=False))
+
+
+def lenses_of(slm: si.SpeechTextModel, recipe: Recipe) -> list[Basis]:
+    """Lenses trained now, on rows of the organism's own world."""
+    material = rows(slm, recipe)
+    tuned = train_tuned(slm, material, Aim("speech", "text"), TunedRecipe(passes=2))
+    jacobian = fit_jacobian(slm, material[:32], JacobianRecipe(), dim_batch=32).lens()
+    return [LensBasis(si.LogitLens(slm), slm), LensBasis(tuned, slm), LensBasis(jacobian, slm), EmbeddingBasis(slm)]
+
+
+def spoken(slm: si.SpeechTextModel, recipe: Recipe) -> list[si.Utterance]:
+    """Sentences of training documents, for the probe."""
+    world = recipe.world
+    texts = [[one.text for one in document] for document in world.documents(SENTENCES // 4, world.seed)]
+    said = prompts(texts, recipe.speaking.voices, recipe.speaking, world.seed)
+    return [Sample.spoken(one).utterance(slm) for document in said for one in document][:SENTENCES]
+
+
+def effect_of(
+    slm: si.SpeechTextModel, recipe: Recipe, question: str, lenses: Sequence[Basis], said: Sequence[si.Utterance], folder: Path
+) -> causal.Effect | None:
+    """One question, with a probe of the word that it is about; cases with a word that the probe has no class for are left out."""
+    saved = folder / "effect"
+    if saved.exists():
+        return causal.Effect.load(saved)
+    build, kinds = QUESTIONS[question]
+    built = [build(slm, recipe.world, kind, PAIRS, sides=("heard",)) for kind in kinds]
+    probe = train_probe(collect(slm, said), TARGET[question])
+    cases = [case for one in built for case in one if words_of(case) <= set(probe.classes)]
+    left_out = pd.concat([one.left_out for one in built], ignore_index=True)
+    write_text(folder / "left_out.csv", left_out.to_csv(index=False))
+    print(slm, question, len(cases), "cases of", sum(len(one) for one in built), "; left out:", len(left_out), flush=True)
+    plan = causal.plan(slm, cases, [*lenses, ProbeBasis(probe)], arms="full", policy="warped", outcome=OUTCOMES)
+    print(plan, flush=True)
+    effect = plan.run(folder / "parts")
+    effect.save(saved)
+    return effect
+
+
+def words_of(case: causal.Case) -> set[str]:
+    """Every word that a basis is asked for."""
+    own = case.words
+    return {one for one in (own.clean, own.corrupted, own.third, own.phonetic, own.semantic) if one is not None}
+
+
+def lines(organism: str, question: str, effect: causal.Effect) -> list[dict[str, object]]:
+    """One line for each outcome and basis, and one for all bases together."""
+    found = []
+    for outcome in effect.outcomes:
+        together = effect.verdict(outcome=outcome)
+        same = {"organism": organism, "question": question, "outcome": outcome, "cases": effect.table["case"].nunique()}
+        found.append({**same, "basis": "all", "verdict": together.word, "reason": together.reason})
+        write_text(WORK / organism / question / f"verdict-{outcome}.json", json.dumps(together.to_dict(), indent=1))
+        for basis in effect.bases:
+            verdict = effect.verdict(basis, outcome)
+            line = {**same, "basis": basis, "layer": effect.chosen_layer(basis, outcome), "verdict": verdict.word, "line": verdict.line}
+            line |= flat("ceiling", verdict.ceiling)
+            for share in ("text", "complement", "specific", "here"):
+                line |= flat(share, verdict.shares.get(share))
+            found.append({**line, "percentile": verdict.percentile, "reason": verdict.reason})
+    return found
+
+
+def flat(name: str, interval: object) -> dict[str, float]:
+    """An interval as three columns."""
+    if interval is None:
+        return {}
+    return {name: float(interval.estimate), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    main()
