@@ -182,7 +182,8 @@ class Effect:
             third = self.effects("third", basis, outcome, "development")
             text = (text - third).dropna() if len(third) else text
         whole = self.effects("whole", "", outcome, "development").mean()
-        return int(text.mean()[whole >= whole.max() / 2].idxmax())
+        least = min(whole.max() / 2, whole.max())  # half of a negative number is more than it
+        return int(text.mean()[whole >= least].idxmax())
 
     def control_table(
         self, basis: str | None = None, layer: int | None = None, outcome: str | None = None, half: Half = "report"
