@@ -87,6 +87,9 @@ def test_the_layer_is_chosen_on_the_development_half_where_text_exceeds_a_third_
     low = effect.table.drop(columns="half")
     low.loc[(low["arm"] == "whole") & (low["layer"] == 3), "effect"] *= 0.4  # below half of the largest ceiling
     assert Effect.of(low, effect.reading, effect.about).chosen_layer("logit") != 3
+    alike = effect.table.drop(columns="half")
+    alike.loc[alike["arm"].isin(["text", "third"]) & (alike["layer"] == 1), "effect"] += 5  # any word moves that much there
+    assert Effect.of(alike, effect.reading, effect.about).chosen_layer("logit") == 3
     none = low.copy()
     none.loc[none["arm"] == "whole", "effect"] = -0.01 * none["layer"]  # nowhere a ceiling: its largest still is somewhere
     assert Effect.of(none, effect.reading, effect.about).chosen_layer("logit") == 1
