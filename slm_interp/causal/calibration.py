@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,7 @@ class Block:
     def measured(self, repetition: int) -> Measured:
         """One of the experiments."""
         named = {name: self.values[repetition, :, at] for at, name in enumerate(self.columns)}
-        given = {name: each for name, each in named.items() if name not in ("specific", "here")}
+        given: dict[str, Any] = {name: each for name, each in named.items() if name not in ("specific", "here")}
         return Measured(**given, random=self.random[repetition], prompt=self.prompt, word=self.word)
 
 
