@@ -210,8 +210,11 @@ def _intervals(
     """By level and by name."""
     ordered = np.sort(np.ascontiguousarray(drawn.T), axis=1)  # quantiles of what is in order take less than half the time
     ends = np.quantile(ordered, [(1 + side * level) / 2 for level in levels for side in (-1, 1)], axis=1)
-    made = []
-    for level, low, high in zip(levels, ends[::2], ends[1::2], strict=True):
-        ends_of = {name: (np.asarray(low[at]), np.asarray(high[at])) for at, name in enumerate(names)}
-        made.append({name: Interval(np.asarray(estimates[at]), *ends_of[name], level, clusters) for at, name in enumerate(names)})
-    return made
+    pairs = zip(levels, ends[::2], ends[1::2], strict=True)
+    return [
+        {
+            name: Interval(np.asarray(estimates[at]), np.asarray(low[at]), np.asarray(high[at]), level, clusters)
+            for at, name in enumerate(names)
+        }
+        for level, low, high in pairs
+    ]

@@ -270,7 +270,7 @@ def reading_of(asked: Asked, case: Case, runs: Runs, candidates: Sequence[str]) 
     clean, corrupted = runs.source_stream[:, list(case.span.clean)], runs.stream[:, list(case.span.corrupted)]
     for basis in asked.bases:
         for number, layer in enumerate(asked.layers):
-            said, other = (basis.score(one[number], layer, words).amax(0).double() for one in (clean, corrupted))
+            said, other = (basis.score(one[number], layer, own).amax(0).double() for one, own in ((clean, words), (corrupted, words[:2])))
             margin = float((said[0] - said[1]) - (other[0] - other[1]))
             rank = float((said > said[0]).sum()) + float((said[1:] == said[0]).sum()) / 2
             rows.append({"basis": basis.name, "layer": layer, "margin": margin, "rank": rank, "heard": rank == 0})

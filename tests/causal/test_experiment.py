@@ -21,6 +21,7 @@ from slm_interp.causal.controls.natural import collect
 from slm_interp.causal.controls.random import Key, drawn
 from slm_interp.causal.controls.readers import what_is_read
 from slm_interp.causal.controls.variance import equal_variance
+from slm_interp.causal.experiment import key_of
 from slm_interp.causal.planted import plant
 from slm_interp.errors import PatchingError, StoreError
 from slm_interp.lenses import LogitLens
@@ -326,6 +327,21 @@ def test_a_folder_of_other_settings_is_refused(tiny_slm, tmp_path: Path):
         causal.run(tiny_slm, [case], LogitLens(tiny_slm), store=tmp_path, arms="full")
     with pytest.raises(StoreError, match="bases is"):
         causal.run(tiny_slm, [case], EmbeddingBasis(tiny_slm), store=tmp_path)
+
+
+def test_a_case_of_the_same_name_with_other_words_places_or_prompts_is_another_part(tiny_slm):
+    case, policy = tiny_case(tiny_slm), policies.same
+    others = [
+        replace(case, words=replace(case.words, third="capital")),
+        replace(case, elsewhere=None),
+        replace(case, other_voice=None),
+        replace(case, written=None, written_span=None),
+        tiny_case(tiny_slm, by=1),
+        tiny_case(tiny_slm, longer=True),
+    ]
+    keys = [key_of(one, policies.warped) for one in (case, *others)] + [key_of(case, policies.last_unit)]
+    assert len(set(keys)) == len(keys)
+    assert key_of(case, policy) == key_of(replace(case, prompt="called otherwise"), policy)
 
 
 def test_the_order_of_cases_does_not_matter(tiny_slm):
