@@ -74,6 +74,8 @@ def test_the_first_draws_are_the_same_however_many_are_asked_for_and_others_for_
     change = torch.randn(3, 24)
     few, many = all_drawn(change, KEY, 7), all_drawn(change, KEY, 120)
     assert torch.equal(few, many[:7])
+    slope = torch.randn(3, 24)
+    assert np.array_equal(linearised(slope, change, KEY, 7), linearised(slope, change, KEY, 120)[:7]) and len(few) == 7
     others = [all_drawn(change, Key(*key), 7) for key in ((0, "other", 2), (0, "case", 3), (1, "case", 2))]
     assert all(float((one - few).norm()) > 1 for one in others)
     assert not torch.equal(many[:50], many[50:100])
