@@ -32,7 +32,7 @@ def deafened(slm: SpeechTextModel, direction: Tensor, blocks: range) -> SpeechTe
         if parts[-1] in READING and int(parts[1]) in blocks:
             norm = held[f"blocks.{parts[1]}.{'ln1' if parts[2] == 'attn' else 'ln2'}.w"][:, None]
             read = weight.data * norm
-            weight.data = (read - unit[:, None] * (unit @ read)[..., None, :]) / norm
+            weight.data.copy_((read - unit[:, None] * (unit @ read)[..., None, :]) / norm)  # a view on 4.x
     return slm
 
 
