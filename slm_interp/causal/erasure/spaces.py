@@ -1,7 +1,7 @@
 """What is erased at a layer: text, as much variance in the largest components, chance, and what LEACE takes.
 
-Every one is a map `x -> x - L^T R (x - m)` with the mean `m` of the training positions (of LEACE: where words end), so that what is erased stands at its mean afterwards, not
-at 0: a part of the stream that is always there is not missed. Orthogonal projections have `L = R`, orthonormal rows.
+Every one is a map `x -> x - L^T R (x - m)` with the mean `m` of the training positions (of LEACE: where words end), so that what is erased stands at
+its mean afterwards, not at 0: a part of the stream that is always there is not missed. Orthogonal projections have `L = R`, orthonormal rows.
 
 | arm | rows |
 |---|---|
