@@ -40,6 +40,7 @@ def compared(
     basis: Basis,
     policy: Policy = same,
     draws: int = 20,
+    learned_from: Sequence[Case] = (),
     seed: int = 0,
 ) -> pd.DataFrame:
     """What every arm of the table above does on some cases, corrupted prompts changed.
@@ -48,6 +49,8 @@ def compared(
         cases: other than the rotation was learned from.
         basis: of text.
         draws: random subspaces.
+        learned_from: cases whose residuals give the principal components; none: those of `cases` themselves.
+        seed: of the random subspaces.
 
     Returns:
         one row for each case and arm: case, prompt, word, arm, draw, rank, base, whole, value, effect (value - base), in nats.
@@ -60,11 +63,12 @@ def compared(
     if rotation.directions.shape[1] != d_model:
         raise PatchingError(f"This rotation is of streams {rotation.directions.shape[1]} wide; the model has {d_model}.")
     examples = laid_out(slm, cases, rotation.layer, policy)
+    other = laid_out(slm, learned_from, rotation.layer, policy) if learned_from else examples
     generator = torch.Generator().manual_seed(seed)
     pairs = [torch.cat(basis.pairs(rotation.layer, case.words.clean, case.words.corrupted)) for case in cases]
     shared: list[tuple[str, int, Tensor]] = [
         ("learned", 0, rotation.directions),
-        ("variance", 0, _components(examples, rotation.rank)),
+        ("variance", 0, _components(other, rotation.rank)),
         *(("random", draw, random_subspace(rotation.rank, d_model, generator)) for draw in range(draws)),
     ]
     every = orthonormal(

@@ -68,7 +68,7 @@ class Recipe:
     steps: int = 400
     batch: int = 32
     rate: float = 0.03
-    price: float = 5.0
+    price: float = 20.0
     validation: float = 0.2
     patience: int = 5
     seed: int = 0
