@@ -157,13 +157,15 @@ def erasure(
     _check(train, test, bands)
     words = list(dict.fromkeys(words))
     wanted, parts, verified = sorted({layer for band in bands for layer in band}), [], []
-    there = {layer: _at(slm, train, layer, positions) for layer in wanted}
+    streams = [hooked.residuals(slm.model, slm.check(one).tokens)[wanted] for one in train]
+    there = {layer: _at(slm, train, [one[n] for one in streams], positions) for n, layer in enumerate(wanted)}
+    ends = {layer: _ends(train, [one[n] for one in streams], words) for n, layer in enumerate(wanted)} if leace else {}
     generator = torch.Generator().manual_seed(seed)
     spaces: dict[int, list[Space]] = {}
     for layer, resid in there.items():
         cloud, directions = Cloud.of(resid), directions_of(basis, layer, words)
         found = spaces_of(cloud, directions, _ranks(directions, ranks), draws, generator)
-        spaces[layer] = [*found, *([leace_of(cloud, *_ends(slm, train, layer, words))] if leace else [])]
+        spaces[layer] = [*found, *([leace_of(cloud, *ends[layer])] if leace else [])]
     with tqdm(total=len(bands) * len(test), desc="erasure", disable=not progress) as bar:
         for band in bands:
             erasers = {layer: Erasers.of(spaces[layer], there[layer]) for layer in band}
@@ -208,27 +210,27 @@ def _ranks(directions: Float[Tensor, "direction d_model"], asked: Sequence[int] 
     return [2**power for power in range(max(1, most).bit_length()) if 2**power <= most]
 
 
-def _at(slm: SpeechTextModel, utterances: Sequence[Utterance], layer: int, positions: str) -> Float[Tensor, "position d_model"]:
+def _at(
+    slm: SpeechTextModel, utterances: Sequence[Utterance], streams: Sequence[Tensor], positions: str
+) -> Float[Tensor, "position d_model"]:
     """Residuals at the positions that are erased."""
-    parts = [hooked.residuals(slm.model, one.tokens)[layer, positions_of(slm, slm.check(one), positions)] for one in utterances]
-    resid = torch.cat(parts)
+    resid = torch.cat([own[positions_of(slm, one, positions)] for one, own in zip(utterances, streams, strict=True)])
     if not resid.isfinite().all():
-        raise PatchingError(f"Residuals at layer {layer} are not finite. Scan the weights: slm-interp verify.")
+        raise PatchingError("Residuals at the positions to be erased are not finite. Scan the weights: slm-interp verify.")
     return resid
 
 
 def _ends(
-    slm: SpeechTextModel, utterances: Sequence[Utterance], layer: int, words: Sequence[str]
+    utterances: Sequence[Utterance], streams: Sequence[Tensor], words: Sequence[str]
 ) -> tuple[Float[Tensor, "word d_model"], list[str]]:
     """Residuals where declared words end, and the words."""
-    found = [(one, [word for word in one.words if word.text in words]) for one in utterances]
+    found = [(own, [word for word in one.words if word.text in words]) for one, own in zip(utterances, streams, strict=True)]
     labels = [word.text for _, some in found for word in some]
     if not labels:
         raise PatchingError(
             "None of the declared words is heard in the training utterances, so LEACE has nothing to fit. Take leace=False."
         )
-    parts = [hooked.residuals(slm.model, one.tokens)[layer, [word.span.stop - 1 for word in some]] for one, some in found if some]
-    return torch.cat(parts), labels
+    return torch.cat([own[[word.span.stop - 1 for word in some]] for own, some in found if some]), labels
 
 
 def _one(
