@@ -24,6 +24,7 @@ from slm_interp.hooked.kept import Kept, Writes, joined
 from slm_interp.hooked.norm import NormFormula, norm_formula, widened
 from slm_interp.hooked.patched import Patches, last_residuals
 from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, normed, residuals, unembedding
+from slm_interp.hooked.resuming import run_from_layer
 from slm_interp.hooked.sites import HEADS, SITES, captured, heads_at, hook_at, label_at, layers_at, stream, whole
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "residuals_of",
     "resume",
     "resume_all",
+    "run_from_layer",
     "stream",
     "unembedding",
     "values_at",
