@@ -103,8 +103,14 @@ def test_a_word_that_is_read_all_the_same_or_never_was_is_left_out_and_named() -
     longer = replace(
         cases[0], span=SpanPair("more", *(Span(one.start, one.stop + 1) for one in (cases[0].span.clean, cases[0].span.corrupted)))
     )
-    with pytest.raises(PatchingError, match="is still read in every one of 3 spoilt prompts"):
+    with pytest.raises(PatchingError, match="is still read, or a unit follows itself, in every one of 3 spoilt prompts"):
         denoising(model.slm, [longer], LogitLens(model.slm), model.lexicon.words, [3], off_the_word, tries=3)
+
+    def twice_the_same(slm, case, generator):
+        return case.source.tokens[[1, 1]]
+
+    with pytest.raises(PatchingError, match="or a unit follows itself"):
+        denoising(model.slm, cases[:1], LogitLens(model.slm), model.lexicon.words, [3], twice_the_same)
 
     def itself(slm, case, generator):
         return case.source.tokens[list(case.span.clean)]
