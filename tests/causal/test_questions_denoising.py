@@ -13,6 +13,8 @@ from slm_interp.errors import PatchingError
 from slm_interp.lenses.logit import LogitLens
 from slm_interp.patching import outcomes
 from slm_interp.patching.interventions import CopyCoordinates
+from slm_interp.patching.spans import SpanPair
+from slm_interp.utterance import Span
 from tests.causal.asked import EXACT, heard, plain, planted
 
 FIRST = outcomes.logit_difference()
@@ -92,6 +94,23 @@ def test_a_word_that_is_read_all_the_same_or_never_was_is_left_out_and_named() -
     found = denoising(model.slm, [cases[0], wrong], LogitLens(model.slm), model.lexicon.words, [3], new_onset)
     assert list(found.left_out) == ["other"]
     assert "is not what 'logit' reads" in found.left_out["other"]
+
+    def off_the_word(slm, case, generator):
+        units = case.source.tokens[list(case.span.clean)].clone()
+        units[-1] = case.source.tokens[1]
+        return units
+
+    longer = replace(
+        cases[0], span=SpanPair("more", *(Span(one.start, one.stop + 1) for one in (cases[0].span.clean, cases[0].span.corrupted)))
+    )
+    with pytest.raises(PatchingError, match="is still read, or a unit follows itself, in every one of 3 spoilt prompts"):
+        denoising(model.slm, [longer], LogitLens(model.slm), model.lexicon.words, [3], off_the_word, tries=3)
+
+    def twice_the_same(slm, case, generator):
+        return case.source.tokens[[1, 1]]
+
+    with pytest.raises(PatchingError, match="or a unit follows itself"):
+        denoising(model.slm, cases[:1], LogitLens(model.slm), model.lexicon.words, [3], twice_the_same)
 
     def itself(slm, case, generator):
         return case.source.tokens[list(case.span.clean)]

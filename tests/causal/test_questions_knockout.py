@@ -47,6 +47,15 @@ def test_a_cut_of_the_decoded_cells_takes_everything_whatever_form_is_read_there
         assert rows.loc["matched", "cells"] == rows.loc["peak", "cells"] == 3
 
 
+def test_units_of_the_continuation_are_kept_from_looking_too() -> None:
+    """The second unit of the next word is read from the word anew, from the position of the first."""
+    model, cases, cells = asked()
+    row = knockout(model.slm, cases[2:3], cells, outcome=outcomes.difference()).table.set_index("arm").loc["peak"]
+    first = knockout(model.slm, cases[2:3], cells).table.set_index("arm").loc["peak"]
+    assert row["ceiling"] > first["ceiling"] + 10
+    assert row["lost"] == pytest.approx(row["ceiling"], abs=EXACT)
+
+
 def test_the_block_that_reads_is_the_one_after_the_layer() -> None:
     model, cases, cells = asked()
     for layer, lost in ((2, 0.0), (3, 1.0), (4, 0.0)):

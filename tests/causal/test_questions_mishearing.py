@@ -10,7 +10,7 @@ import torch
 from slm_interp import hooked
 from slm_interp.causal import Case
 from slm_interp.causal.planted import Planted, plant
-from slm_interp.causal.planted.compiler import GATE
+from slm_interp.causal.planted.block import GATE
 from slm_interp.causal.questions.mishearing import Misheard, decoded, misheard
 from slm_interp.errors import PatchingError
 from slm_interp.lenses.logit import LogitLens

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from slm_interp import hooked
@@ -10,6 +12,8 @@ from slm_interp.errors import PatchingError
 from slm_interp.patching import outcomes
 from slm_interp.patching.interventions import Interchange
 from slm_interp.patching.policies import last_unit
+from slm_interp.patching.spans import SpanPair
+from slm_interp.utterance import Span
 from tests.causal.asked import EXACT, heard, plain, planted, with_text
 
 FIRST = outcomes.logit_difference()
@@ -52,6 +56,15 @@ def test_a_pair_of_layers_is_that_of_plain_hooks() -> None:
     for found, values, where in ((row, matched, span), (lone, there, [span.stop - 1])):
         hook = Interchange(values).hook("resid_post", 3, where)
         assert found["base"] + found["other_word"] == pytest.approx(plain(model.slm, case.base, case.contrast, outcome, [hook]), abs=EXACT)
+
+
+def test_the_last_piece_of_a_longer_stretch_is_taken() -> None:
+    model = planted("mediated", None, n_contrasts=5)
+    case = with_text(model, heard(model)[0])
+    clean, corrupted = (Span(one.start - 1, one.stop) for one in (case.written_span.clean, case.written_span.corrupted))
+    longer = replace(case, written_span=SpanPair("two pieces", clean, corrupted))
+    found, wanted = (text_to_speech(model.slm, [one], [2], [2], FIRST).table["other_word"].item() for one in (longer, case))
+    assert found == wanted > 10
 
 
 def test_a_result_has_shares_and_is_saved(tmp_path) -> None:

@@ -3,8 +3,8 @@
     found = denoising(slm, cases, basis, words, layers=[3, 4, 5])      # words: candidates, whose text is restored
     found.shares(layer=4)                                              # text and complement, as shares of the whole
 
-1. The run that is changed is that of the *clean* prompt with the units of its word replaced (`spoil`): by default other units at random, as many, of
-   which none follows itself. `other_word` takes those of the corrupted prompt's word where they are as many.
+1. The run that is changed is that of the *clean* prompt with the units of its word replaced (`spoil`): by default other units at random, as many.
+   `other_word` takes those of the corrupted prompt's word where they are as many. A prompt in which a unit follows itself that did not before is drawn again.
 2. **Failed?** Among the candidates (the most over the span for each, at the layer of those asked where it is read best) the word must not come first any
    more. A draw in which it still does is drawn again, up to `tries` times; a case that never fails is left out, and listed in `left_out`. So is a case
    in which it does not come first in the clean run: it has no transcription to spoil.
@@ -66,7 +66,7 @@ NEEDED = (
 
 
 def other_units(slm: SpeechTextModel, case: Case, generator: torch.Generator) -> Int[Tensor, " unit"]:
-    """Speech ids at random, none that stood at the place, none that is its neighbour's.
+    """Speech ids at random, none that stood at the place, none that is its neighbour's (the first unit of a continuation, where the word ends the prompt).
 
     Raises:
         PatchingError: a word in which no unit stands, or a codebook of fewer than five units.
@@ -78,7 +78,8 @@ def other_units(slm: SpeechTextModel, case: Case, generator: torch.Generator) ->
         raise PatchingError(f"Units are replaced by others of a codebook of five or more; the word of {case.name!r} is not all units.")
     found = tokens.clone()
     for at in span:
-        near = [int(found[at])] + ([int(found[at - 1])] if at else []) + ([int(tokens[at + 1])] if at + 1 < len(tokens) else [])
+        follows = [tokens[at + 1]] if at + 1 < len(tokens) else [case.contrast.answer[0], case.contrast.distractor[0]]
+        near = [int(found[at])] + ([int(found[at - 1])] if at else []) + [int(one) for one in follows]
         free = there[~torch.isin(there, torch.tensor(near))]
         found[at] = free[int(torch.randint(len(free), (1,), generator=generator))]
     return found[span.start : span.stop]
@@ -99,7 +100,7 @@ def other_word(slm: SpeechTextModel, case: Case, generator: torch.Generator) -> 
 
 
 def spoilt(case: Case, units: Int[Tensor, " unit"]) -> Utterance:
-    """The clean prompt with other units at its word. Words, edges and labels stay, the sound goes.
+    """The clean prompt with other units at its word. Words and edges stay, labels and sound go.
 
     Raises:
         PatchingError: another number of units, or those that stood there.
@@ -211,14 +212,20 @@ def denoising(
             left[case.name] = f"{case.words.clean!r} is not what {basis.name!r} reads in the clean run"
             continue
         for draw in range(draws):
-            prompt = next((one for one in (spoilt(case, spoil(slm, case, generator)) for _ in range(tries)) if ask.margin(one) < 0), None)
+            drawn = (spoilt(case, spoil(slm, case, generator)) for _ in range(tries))
+            prompt = next((one for one in drawn if _repeats(one) <= _repeats(case.source) and ask.margin(one) < 0), None)
             if prompt is None:
-                left[case.name] = f"{case.words.clean!r} is still read in every one of {tries} spoilt prompts"
+                left[case.name] = f"{case.words.clean!r} is still read, or a unit follows itself, in every one of {tries} spoilt prompts"
                 break
             rows += [{**results.labels_of(case), "basis": basis.name, "draw": draw, **row} for row in ask.restored(prompt)]
     if not rows:
         raise PatchingError(f"No case could be spoilt: {next(iter(left.values()))} ({len(left)} such). Take layers where the word is read.")
     return Denoised(pd.DataFrame(rows), left, outcome.name, outcome.unit)
+
+
+def _repeats(prompt: Utterance) -> int:
+    """How many tokens follow themselves: none, where repeats are merged, so that no model was trained on such a row."""
+    return int((prompt.tokens[1:] == prompt.tokens[:-1]).sum())
 
 
 class _Asked:
