@@ -1,0 +1,186 @@
+"""Causal effects as numbers to draw: means and shares with intervals, from the tidy tables of a causal experiment.
+
+The table has one row for every case, basis, layer, arm, dose and outcome: `case prompt word basis layer arm dose outcome base source value effect
+half`. Arms that are of no basis have the basis "".
+
+A share is a ratio of means over the same cases (`statistics.ratio_of_means`), and its interval comes from drawing whole clusters of prompts and of
+words. Cases that lack an arm do not count for it. Where every case is of one prompt and of one pair of words nothing can be drawn: the interval is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jaxtyping import Float
+
+from slm_interp.errors import PatchingError
+from slm_interp.statistics import bootstrap, ratio_of_means
+
+Half: TypeAlias = Literal["report", "development", "both"]
+Unit: TypeAlias = Literal["share", "nats"]
+COLUMNS = ("case", "prompt", "word", "basis", "layer", "arm", "dose", "outcome", "base", "source", "effect", "half")
+WAYS = ("prompt", "word")
+LOW, HIGH = 2.5, 97.5  # percentiles of random draws
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one kind of change is called, where it stands among the controls, and what it is a share of.
+
+    Args:
+        label: for an axis.
+        group: of controls.
+        said: one sentence.
+        of: the arm whose effect is its ceiling.
+    """
+
+    label: str
+    group: str
+    said: str
+    of: str = "whole"
+
+
+ARMS: Mapping[str, Arm] = MappingProxyType(
+    {
+        "whole": Arm("whole residual", "what carries it", "The clean run's residuals: the ceiling."),
+        "text": Arm("text swap", "what carries it", "Coordinates along the lens directions of the two words exchanged, nothing else changed."),
+        "complement": Arm("complement only", "what carries it", "The clean run's residuals, with the coordinates along the two words' directions left."),
+        "copied": Arm("text copied", "what carries it", "The clean run's coordinates along the two words' directions, nothing else."),
+        "third": Arm("third word", "other words", "As the text swap, with a matched third word in the clean word's place."),
+        "specific": Arm("text less third word", "other words", "What this word does beyond a third one."),
+        "phonetic": Arm("phonetic neighbour", "other words", "As the text swap, with a word that sounds alike."),
+        "semantic": Arm("semantic neighbour", "other words", "As the text swap, with a word that means the like."),
+        "self": Arm("itself", "other words", "The run's own residuals put back: nothing may change."),
+        "other_voice": Arm("same words, other voice", "other words", "The residuals of the corrupted prompt's own words in another voice."),
+        "elsewhere": Arm("another place", "places", "As the text swap, where neither word is heard."),
+        "band": Arm("band of layers", "places", "The text swap at all layers of a band at once."),
+        "written_whole": Arm("written: whole", "places", "The whole patch in prompts that are text."),
+        "written_text": Arm("written: text swap", "places", "The text swap in prompts that are text, as a share of the whole patch there.", "written_whole"),
+        "variance": Arm("equal-variance subspace", "directions", "Coordinates in a subspace of as much variance copied."),
+        "erased": Arm("both words erased", "directions", "The directions of the two words projected out."),
+        "natural": Arm("part that is read", "directions", "The part of the text swap inside what later blocks read."),
+        "dormant": Arm("dormant part", "directions", "The part of the text swap outside of what later blocks read."),
+        "direct": Arm("direct path", "directions", "The part of the text swap that reaches the logits with all later blocks frozen."),
+    }
+)  # fmt: skip
+
+
+def rows_of(table: pd.DataFrame, basis: str, outcome: str | None = None, half: Half = "report") -> pd.DataFrame:
+    """The rows of one basis (and of none), one outcome and one half.
+
+    Args:
+        outcome: None where the table has one only.
+
+    Raises:
+        PatchingError: columns that are missing; a basis, outcome or half that is not there; effects that are not finite.
+    """
+    absent = [name for name in COLUMNS if name not in table.columns]
+    if absent:
+        raise PatchingError(f"A table of causal effects has {', '.join(COLUMNS)}; this one lacks {', '.join(absent)}.")
+    bases, outcomes = ([one for one in dict.fromkeys(table[name]) if one] for name in ("basis", "outcome"))
+    if outcome is None and len(outcomes) == 1:
+        outcome = outcomes[0]
+    if basis not in bases or outcome not in outcomes or half not in get_args(Half):
+        raise PatchingError(
+            f"A picture is of one basis of {bases}, one outcome of {outcomes} and one half of {list(get_args(Half))}; got {basis!r}, {outcome!r}, {half!r}."
+        )
+    kept = table[table["basis"].isin(["", basis]) & (table["outcome"] == outcome) & ((half == "both") | (table["half"] == half))]
+    if kept.empty or not np.isfinite(kept[["base", "source", "effect"]].to_numpy(dtype=np.float64)).all():
+        raise PatchingError(
+            f"{len(kept)} effects of {basis!r}, {outcome!r}, half {half!r}: wanted one or more, all finite. Leave broken ones out by name."
+        )
+    return kept
+
+
+def at_layer(rows: pd.DataFrame, layer: int) -> pd.DataFrame:
+    """The rows of one layer.
+
+    Raises:
+        PatchingError: a layer that is not there.
+    """
+    there = sorted(set(rows["layer"].tolist()))
+    if layer not in there:
+        raise PatchingError(f"No effects at layer {layer}; there are {there}.")
+    return rows[rows["layer"] == layer]
+
+
+def with_specific(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, and those of a further arm `specific`: the text swap less that of a third word, in cases that have both."""
+    text, third = (rows[(rows["arm"] == arm) & (rows["dose"] == 1)] for arm in ("text", "third"))
+    both = text.merge(third[["case", "layer", "effect"]], on=["case", "layer"], suffixes=("", "_third"))
+    apart = both.assign(arm="specific", effect=both["effect"] - both["effect_third"]).drop(columns="effect_third")
+    return pd.concat([rows, apart], ignore_index=True)
+
+
+def summary(
+    rows: pd.DataFrame, arms: Sequence[str], of: Literal["apart", "ceiling"] | None, level: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """Means or shares: one row for every layer, arm and dose, with `estimate low high cases`. Arms that no case has are left out.
+
+    Args:
+        of: "apart" takes shares of `source - base`, what tells the two prompts apart; "ceiling" shares of the arm that each arm is measured by (see
+            `ARMS`), at the same layer; None gives means of the effect itself.
+    """
+    found = []
+    for (layer, arm, dose), part in rows[rows["arm"].isin(list(arms))].groupby(["layer", "arm", "dose"], sort=False):
+        part = part.set_index("case")
+        if of == "ceiling":
+            whole = rows[(rows["layer"] == layer) & (rows["arm"] == ARMS[str(arm)].of) & (rows["dose"] == 1)].set_index("case")["effect"]
+            part = part.loc[part.index.isin(whole.index)]
+            below = whole.loc[part.index].to_numpy(dtype=np.float64)
+        else:
+            below = (part["source"] - part["base"]).to_numpy(dtype=np.float64)
+        if len(part):
+            estimate, low, high = interval(part, part["effect"].to_numpy(dtype=np.float64), None if of is None else below, level, seed)
+            found.append((layer, arm, float(dose), estimate, low, high, len(part)))
+    return pd.DataFrame(found, columns=["layer", "arm", "dose", "estimate", "low", "high", "cases"])
+
+
+def interval(
+    labels: pd.DataFrame, values: Float[np.ndarray, " case"], below: Float[np.ndarray, " case"] | None, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """Estimate and interval of a mean, or of a ratio of two means; NaN limits where the cases are of one cluster.
+
+    Args:
+        labels: with columns `prompt` and `word`.
+    """
+    ways = {way: labels[way].tolist() for way in WAYS if labels[way].nunique() > 1}
+    if not ways:
+        return (float(values.mean() / (1.0 if below is None else below.mean())), np.nan, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if below is None:
+            found = bootstrap(values, ways, level=level, seed=seed)
+            return float(found.estimate), float(found.low), float(found.high)
+        found = bootstrap(np.stack([values, below], 1), ways, ratio_of_means, level=level, seed=seed)
+        return float(found.estimate[0]), float(found.low[0]), float(found.high[0])
+
+
+def told_apart(rows: pd.DataFrame) -> bool:
+    """Whether the mean of `source - base` is told from 0, so that shares of it mean something."""
+    cases = rows.drop_duplicates("case")
+    estimate, low, _ = interval(cases, (cases["source"] - cases["base"]).to_numpy(dtype=np.float64), None)
+    return low > 0 if np.isfinite(low) else estimate > 0
+
+
+def draws_of(random: xr.DataArray, rows: pd.DataFrame, basis: str) -> Float[np.ndarray, "layer draw"]:
+    """The mean effect of every random direction over the cases of these rows, layers in order.
+
+    Raises:
+        PatchingError: other dimensions, or a basis or cases that the draws lack.
+    """
+    if set(random.dims) != {"case", "basis", "layer", "draw"}:
+        raise PatchingError(f"Random draws have the dimensions case, basis, layer and draw; got {sorted(map(str, random.dims))}.")
+    wanted, there = list(dict.fromkeys(rows["case"])), set(random["case"].values.tolist())
+    absent = [one for one in wanted if one not in there]
+    if absent or basis not in random["basis"].values.tolist():
+        raise PatchingError(
+            f"Random draws are of {random['basis'].values.tolist()} and lack {absent[:3]}; wanted {basis!r} of {len(wanted)} cases."
+        )
+    chosen = random.sel(basis=basis, case=wanted).sortby("layer").transpose("case", "layer", "draw").values.astype(np.float64)
+    return np.nanmean(chosen, 0)
