@@ -281,7 +281,7 @@ def _heard(figure: go.Figure, rows: pd.DataFrame, reading: pd.DataFrame, basis: 
     for layer in layers:
         part = own[own["layer"] == layer]
         if len(part):
-            found.append((layer, *interval(part, part["heard"].to_numpy(dtype=np.float64), None), float(part["margin"].mean()), len(part)))
+            found.append((layer, *interval(part, part["heard"].to_numpy(dtype=np.float64)), float(part["margin"].mean()), len(part)))
     shown = pd.DataFrame(found, columns=["layer", "estimate", "low", "high", "margin", "cases"])
     figure.add_scatter(
         x=shown["layer"], y=shown["estimate"], error_y=_bars(shown, "#2f74b5"), mode="lines+markers", showlegend=False, row=2, col=1, name="heard",

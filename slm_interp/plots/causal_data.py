@@ -3,7 +3,7 @@
 The table has one row for every case, basis, layer, arm, dose and outcome: `case prompt word basis layer arm dose outcome base source value effect
 half`. Arms that are of no basis have the basis "".
 
-A share is a ratio of means over the same cases (`statistics.ratio_of_means`), and its interval comes from drawing whole clusters of prompts and of
+A share is a ratio of means over the same cases, and its interval comes from drawing whole clusters of prompts and of
 words. Cases that lack an arm do not count for it. Where every case is of one prompt and of one pair of words nothing can be drawn: the interval is NaN.
 """
 
@@ -20,7 +20,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from slm_interp.errors import PatchingError
-from slm_interp.statistics import bootstrap, ratio_of_means
+from slm_interp.statistics import bootstrap, weighted_mean
 
 Half: TypeAlias = Literal["report", "development", "both"]
 Unit: TypeAlias = Literal["share", "nats"]
@@ -127,44 +127,66 @@ def summary(
         of: "apart" takes shares of `source - base`, what tells the two prompts apart; "ceiling" shares of the arm that each arm is measured by (see
             `ARMS`), at the same layer; None gives means of the effect itself.
     """
+    wide = rows.pivot(index="case", columns=["layer", "arm", "dose"], values="effect").astype(np.float64)
+    labels = rows.drop_duplicates("case").set_index("case").loc[wide.index]
+    columns = [one for one in wide.columns if one[1] in arms and (of != "ceiling" or (one[0], ARMS[one[1]].of, 1.0) in wide.columns)]
+    values, below = wide[columns].to_numpy(), None
+    if of == "apart":
+        below = np.repeat((labels["source"] - labels["base"]).to_numpy(dtype=np.float64)[:, None], len(columns), axis=1)
+    elif of == "ceiling":
+        below = wide[[(layer, ARMS[arm].of, 1.0) for layer, arm, _ in columns]].to_numpy()
+    there = np.isfinite(values) & (True if below is None else np.isfinite(below))
+    alike: dict[bytes, list[int]] = {}
+    for number in range(len(columns)):
+        alike.setdefault(there[:, number].tobytes(), []).append(number)
     found = []
-    for (layer, arm, dose), part in rows[rows["arm"].isin(list(arms))].groupby(["layer", "arm", "dose"], sort=False):
-        part = part.set_index("case")
-        if of == "ceiling":
-            whole = rows[(rows["layer"] == layer) & (rows["arm"] == ARMS[str(arm)].of) & (rows["dose"] == 1)].set_index("case")["effect"]
-            part = part.loc[part.index.isin(whole.index)]
-            below = whole.loc[part.index].to_numpy(dtype=np.float64)
-        else:
-            below = (part["source"] - part["base"]).to_numpy(dtype=np.float64)
-        if len(part):
-            estimate, low, high = interval(part, part["effect"].to_numpy(dtype=np.float64), None if of is None else below, level, seed)
-            found.append((layer, arm, float(dose), estimate, low, high, len(part)))
-    return pd.DataFrame(found, columns=["layer", "arm", "dose", "estimate", "low", "high", "cases"])
+    for own in alike.values():
+        cases = there[:, own[0]]
+        if cases.any():
+            three = intervals(labels[cases], values[np.ix_(cases, own)], None if below is None else below[np.ix_(cases, own)], level, seed)
+            found += [(number, *columns[number], *map(float, one), int(cases.sum())) for number, one in zip(own, three.T, strict=True)]
+    return pd.DataFrame([one[1:] for one in sorted(found)], columns=["layer", "arm", "dose", "estimate", "low", "high", "cases"])
 
 
-def interval(
-    labels: pd.DataFrame, values: Float[np.ndarray, " case"], below: Float[np.ndarray, " case"] | None, level: float = 0.95, seed: int = 0
-) -> tuple[float, float, float]:
-    """Estimate and interval of a mean, or of a ratio of two means; NaN limits where the cases are of one cluster.
+def intervals(
+    labels: pd.DataFrame,
+    values: Float[np.ndarray, "case column"],
+    below: Float[np.ndarray, "case column"] | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Float[np.ndarray, "3 column"]:
+    """Estimate, low and high of the mean of each column, or of its ratio to the mean of the column in `below`; NaN limits where cases are of one cluster.
 
     Args:
         labels: with columns `prompt` and `word`.
     """
+    joined = np.concatenate([values, np.ones_like(values) if below is None else below], 1)
     ways = {way: labels[way].tolist() for way in WAYS if labels[way].nunique() > 1}
-    if not ways:
-        return (float(values.mean() / (1.0 if below is None else below.mean())), np.nan, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        if below is None:
-            found = bootstrap(values, ways, level=level, seed=seed)
-            return float(found.estimate), float(found.low), float(found.high)
-        found = bootstrap(np.stack([values, below], 1), ways, ratio_of_means, level=level, seed=seed)
-        return float(found.estimate[0]), float(found.low[0]), float(found.high[0])
+        if not ways:
+            estimate = _ratios(joined, np.ones((1, len(joined))))[0]
+            return np.stack([estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)])
+        found = bootstrap(joined, ways, _ratios, level=level, seed=seed)
+    return np.stack([found.estimate, found.low, found.high])
+
+
+def interval(labels: pd.DataFrame, values: Float[np.ndarray, " case"]) -> tuple[float, float, float]:
+    """`intervals` of one mean."""
+    estimate, low, high = intervals(labels, values[:, None])[:, 0].tolist()
+    return estimate, low, high
+
+
+def _ratios(joined: Float[np.ndarray, "case both"], weights: Float[np.ndarray, "draw case"]) -> Float[np.ndarray, "draw column"]:
+    """Means of the first half of the columns over those of the second half."""
+    means = weighted_mean(joined, weights)
+    here = means.shape[1] // 2
+    return means[:, :here] / means[:, here:]
 
 
 def told_apart(rows: pd.DataFrame) -> bool:
     """Whether the mean of `source - base` is told from 0, so that shares of it mean something."""
     cases = rows.drop_duplicates("case")
-    estimate, low, _ = interval(cases, (cases["source"] - cases["base"]).to_numpy(dtype=np.float64), None)
+    estimate, low, _ = interval(cases, (cases["source"] - cases["base"]).to_numpy(dtype=np.float64))
     return low > 0 if np.isfinite(low) else estimate > 0
 
 

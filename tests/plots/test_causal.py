@@ -43,7 +43,7 @@ def test_a_line_is_the_mean_effect_over_what_tells_the_prompts_apart_on_the_repo
 
 
 def test_the_bars_of_a_line_are_the_interval_over_prompts_and_words():
-    line, own = trace(effects_by_layer(TABLE, RANDOM, READING, "logit"), "text swap"), rows("text", 3)
+    line, own = trace(effects_by_layer(TABLE, RANDOM, READING, "logit"), "text swap"), rows("text", 3).sort_values("case")
     both = np.stack([own["effect"], own["source"] - own["base"]], 1)
     found = bootstrap(both, {"prompt": own["prompt"].tolist(), "word": own["word"].tolist()}, ratio_of_means)
     np.testing.assert_allclose(line.y[3] - line.error_y.arrayminus[3], found.low[0])
@@ -204,7 +204,7 @@ def test_prompts_that_no_effect_tells_apart_are_known():
 
 def test_a_mean_of_one_cluster_has_no_interval():
     labels = pd.DataFrame({"prompt": ["a"] * 3, "word": ["b"] * 3})
-    estimate, low, high = interval(labels, np.array([1.0, 2.0, 3.0]), None)
+    estimate, low, high = interval(labels, np.array([1.0, 2.0, 3.0]))
     assert estimate == 2 and np.isnan(low) and np.isnan(high)
 
 
