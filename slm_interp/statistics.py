@@ -81,15 +81,24 @@ def bootstrap(
     Raises:
         StatisticsError: no items, values that are not finite, labels that do not fit, a way with one cluster only.
     """
-    ways = _ways(values, clusters)
     if draws < 1 or not 0 < level < 1:
         raise StatisticsError(f"An interval needs at least one draw and a level between 0 and 1; got draws={draws}, level={level}.")
+    low, high = np.quantile(resampled(values, clusters, statistic, draws, seed), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    estimate = statistic(values, np.ones((1, len(values))))[0]
+    return Interval(np.asarray(estimate), np.asarray(low), np.asarray(high), level, _counts(_ways(values, clusters)))
+
+
+def resampled(
+    values: Float[np.ndarray, " item *what"], clusters: Clusters, statistic: Statistic = weighted_mean, draws: int = 2000, seed: int = 0
+) -> Float[np.ndarray, " draw *result"]:
+    """What `bootstrap` takes its quantiles of: the statistic under every draw of clusters; arguments and errors as there."""
+    ways = _ways(values, clusters)
+    if draws < 1:
+        raise StatisticsError(f"Resampling needs at least one draw; got draws={draws}.")
     rng = np.random.default_rng(seed)
     step = max(1, NUMBERS_AT_ONCE // len(values))
     parts = [statistic(values, cluster_weights(ways, min(step, draws - start), rng)) for start in range(0, draws, step)]
-    low, high = np.quantile(np.concatenate(parts), [(1 - level) / 2, (1 + level) / 2], axis=0)
-    estimate = statistic(values, np.ones((1, len(values))))[0]
-    return Interval(np.asarray(estimate), np.asarray(low), np.asarray(high), level, _counts(ways))
+    return np.concatenate(parts)
 
 
 def cluster_weights(ways: Mapping[str, Int[np.ndarray, " item"]], draws: int, rng: np.random.Generator) -> Float[np.ndarray, "draw item"]:

@@ -1,6 +1,25 @@
 """Does the text inside drive the speech that follows? Causal tests, and the planted models whose answer is known."""
 
 from slm_interp.causal import planted
+from slm_interp.causal.arms import ARMS
 from slm_interp.causal.cases import Case, Heard, Words
+from slm_interp.causal.effect import Effect
+from slm_interp.causal.experiment import Plan, plan, run
+from slm_interp.causal.verdict import Measured, Rule, Verdict, combined, decide
 
-__all__ = ["Case", "Heard", "Words", "planted"]
+__all__ = [
+    "ARMS",
+    "Case",
+    "Effect",
+    "Heard",
+    "Measured",
+    "Plan",
+    "Rule",
+    "Verdict",
+    "Words",
+    "combined",
+    "decide",
+    "plan",
+    "planted",
+    "run",
+]

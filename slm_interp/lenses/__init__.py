@@ -7,7 +7,7 @@ from slm_interp.lenses.jacobian.convergence import convergence, readout_converge
 from slm_interp.lenses.jacobian.fit import JacobianFit, JacobianRecipe, fit_jacobian
 from slm_interp.lenses.jacobian.interchange import export_transformer_lens, import_transformer_lens
 from slm_interp.lenses.jacobian.lens import JacobianLens
-from slm_interp.lenses.lens import DirectedLens, Lens, read
+from slm_interp.lenses.lens import DirectedLens, Lens, VocabularyLens, read
 from slm_interp.lenses.logit import LogitLens
 from slm_interp.lenses.probe.probe import WordProbe
 from slm_interp.lenses.probe.states import States, collect, split
@@ -31,6 +31,7 @@ __all__ = [
     "States",
     "TunedLens",
     "TunedRecipe",
+    "VocabularyLens",
     "WordProbe",
     "attribution",
     "collect",

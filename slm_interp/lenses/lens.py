@@ -68,6 +68,15 @@ class DirectedLens(Lens, Protocol):
         ...
 
 
+@runtime_checkable
+class VocabularyLens(DirectedLens, Protocol):
+    """A directed lens that reads ids of the vocabulary, so that a word has a direction for each of its spellings."""
+
+    def directions_of_ids(self, layer: int, ids: Sequence[int]) -> Float[Tensor, "id d_model"]:
+        """One direction an id; else as `directions`."""
+        ...
+
+
 def hook_name(layer: int, site: str = "resid_post") -> str:
     """Where TransformerLens keeps a layer of a site."""
     return hooked.hook_at(site, layer)

@@ -53,17 +53,24 @@ class LogitLens:
     def directions(self, layer: int, words: Sequence[str]) -> Float[Tensor, "word d_model"]:
         """The direction along which each word is read: its column of `W_U` pulled back through the final norm; see `directions.py`.
 
-        The same at every layer. A word of several pieces is its first piece. Without the final norm: the columns as they are. For ids
-        instead of words: `directions_of`.
+        The same at every layer. A word of several pieces is its first piece. Without the final norm: the columns as they are.
 
         Raises:
             ReadoutError: a layer that is not there, a final norm that is not of the usual form.
             VocabularyError: words the tokenizer cannot spell.
         """
+        return self.directions_of_ids(layer, first_pieces(self.slm, words))
+
+    def directions_of_ids(self, layer: int, ids: Sequence[int]) -> Float[Tensor, "id d_model"]:
+        """The same for ids instead of words.
+
+        Raises:
+            ReadoutError: a layer that is not there, a final norm that is not of the usual form.
+            VocabularyError: ids outside the vocabulary.
+        """
         last = self.slm.model.cfg.n_layers
         if not 0 <= layer <= last:
             raise ReadoutError(f"Layers count blocks run, 0 (embedding) to {last} (what the model reads); got {layer}.")
-        ids = first_pieces(self.slm, words)
         return directions_of(self.slm, ids) if self.final_norm else columns_of(self.slm, ids)
 
     def read(self, utterance: Utterance | Int[Tensor, " pos"], **options: Any) -> Reading:

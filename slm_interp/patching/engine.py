@@ -29,7 +29,7 @@ from slm_interp.errors import PatchingError
 from slm_interp.model import SpeechTextModel
 from slm_interp.patching.batching import batches
 from slm_interp.patching.measuring import Laid, finite, lay, logits_at
-from slm_interp.patching.outcomes import Outcome, Read
+from slm_interp.patching.outcomes import Outcome, Read, narrowed
 from slm_interp.patching.places import RESIDUAL, hooked_site
 from slm_interp.utterance import Contrast, Utterance
 
@@ -87,7 +87,7 @@ def ran(slm: SpeechTextModel, prompt: Utterance, contrast: Contrast, outcome: Ou
 
 def score(outcome: Outcome, found: Ran, reference: Mapping[str, Tensor] | None) -> float:
     """The outcome of a run as it is."""
-    return float(finite(outcome.score(Read(found.logits, found.laid.targets, reference)), outcome.name))
+    return float(finite(outcome.score(narrowed(Read(found.logits, found.laid.targets, reference), outcome)), outcome.name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +133,23 @@ def patched(
     Raises:
         PatchingError: an outcome that is not a finite number.
     """
+    return patched_for(slm, base, patches, standing, grid, [outcome], reference, done)[..., 0].float()
+
+
+def patched_for(
+    slm: SpeechTextModel,
+    base: Ran,
+    patches: Sequence[Patch],
+    standing: Float[Tensor, "layer head pos size"],
+    grid: Grid,
+    outcomes: Sequence[Outcome],
+    reference: Mapping[str, Tensor] | None = None,
+    done: Callable[[int], object] = lambda cells: None,
+) -> Float[Tensor, "layer span head outcome"]:
+    """As `patched`, for several outcomes that are read from the same runs; `base` was run with an outcome that reads all of them read (`covering`)."""
     n_layers, n_heads = grid.shape
     prompt, n_cells = base.laid.prompt, len(patches) * n_heads
-    found = torch.full((n_layers, n_cells), score(outcome, base, reference))
+    found = torch.tensor([score(one, base, reference) for one in outcomes], dtype=torch.float64).repeat(n_layers, n_cells, 1)
     for number, layer in enumerate(grid.layers):
         writes = _writes(patches, standing, number, grid)
         first = torch.full((n_cells,), prompt).scatter_reduce(0, writes.run, writes.pos, "amin")
@@ -145,10 +159,11 @@ def patched(
             cells = changed[batch]
             own = writes.of(cells)
             place = (grid.site, layer, int(first[cells].min()), len(cells))
-            found[number, cells] = _run(slm, base, own, place, outcome, reference).float().cpu()
+            found[number, cells] = _run(slm, base, own, place, outcomes, reference).cpu().double()
             done(len(cells))
         done(n_cells - len(changed))
-    return rearrange(finite(found, outcome.name), "layer (span head) -> layer span head", head=n_heads)
+    named = ", ".join(one.name for one in outcomes)
+    return rearrange(finite(found, named), "layer (span head) outcome -> layer span head outcome", head=n_heads)
 
 
 def _writes(patches: Sequence[Patch], standing: Float[Tensor, "layer head pos size"], layer: int, grid: Grid) -> hooked.Writes:
@@ -173,9 +188,9 @@ def _run(
     base: Ran,
     writes: hooked.Writes,
     place: tuple[str, int, int, int],
-    outcome: Outcome,
+    outcomes: Sequence[Outcome],
     reference: Mapping[str, Tensor] | None,
-) -> Float[Tensor, " cell"]:
+) -> Float[Tensor, "cell outcome"]:
     """One batch of cells; `place` is site, layer, first position and number of cells."""
     site, layer, start, cells = place
     resid = base.kept.stream[layer, 0, start : base.laid.prompt].expand(cells, -1, -1)
@@ -185,7 +200,8 @@ def _run(
         else:
             at = hooked.written_at(hooked_site(site), layer, writes, base.kept.stream[layer, 0])
             last = hooked.resume(slm.model, base.kept, layer, start, resid, at)
-        return outcome.score(Read(_logits(slm, base.laid, last), base.laid.targets, reference))
+        read = Read(_logits(slm, base.laid, last), base.laid.targets, reference)
+        return torch.stack([one.score(narrowed(read, one)) for one in outcomes], -1)
 
 
 def _logits(slm: SpeechTextModel, laid: Laid, last: Sequence[Float[Tensor, "*run _ d_model"]]) -> dict[str, Float[Tensor, "*run _ id"]]:

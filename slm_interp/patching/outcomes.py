@@ -18,7 +18,7 @@ normalises over all live ids. A function of the user's own is wrapped in `Outcom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -122,6 +122,31 @@ class Outcome:
                 )
             found[name] = torch.searchsorted(ids, wanted)
         return found
+
+
+def covering(outcomes: Sequence[Outcome]) -> Outcome:
+    """An outcome whose runs are enough for several others, each of which is then read by way of `narrowed`.
+
+    Raises:
+        PatchingError: none, two of one name, or outcomes over different ids, which are not read of one run.
+    """
+    names = [one.name for one in outcomes]
+    if not outcomes or len(set(names)) < len(names) or len({one.among for one in outcomes}) > 1:
+        raise PatchingError(
+            f"Outcomes that share their runs are one or more, of different names, all over 'speech' or all over 'joint' ids; got {names}."
+        )
+    units = [one.units for one in outcomes]
+    most = None if None in units else max(one for one in units if one is not None)
+    read = tuple(dict.fromkeys(name for one in outcomes for name in one.continuations))
+    first = outcomes[0]
+    return Outcome(", ".join(names), first.score, first.unit, read, most, first.among, any(one.reference for one in outcomes))
+
+
+def narrowed(read: Read, outcome: Outcome) -> Read:
+    """What was read for `covering`, cut to the units and continuations of one of its outcomes."""
+    stop, own = slice(outcome.units), outcome.continuations
+    reference: dict[str, Tensor] | None = None if read.reference is None else {name: read.reference[name][stop] for name in own}
+    return Read({name: read.logits[name][..., stop, :] for name in own}, {name: read.targets[name][stop] for name in own}, reference)
 
 
 def difference(units: int | None = None, among: Among = "speech") -> Outcome:

@@ -133,7 +133,16 @@ class JacobianLens:
             ReadoutError: a layer it was not fitted at.
             VocabularyError: words the tokenizer cannot spell.
         """
-        columns = directions_of(self.slm, first_pieces(self.slm, words))
+        return self.directions_of_ids(layer, first_pieces(self.slm, words))
+
+    def directions_of_ids(self, layer: int, ids: Sequence[int]) -> Float[Tensor, "id d_model"]:
+        """The same for ids instead of words.
+
+        Raises:
+            ReadoutError: a layer it was not fitted at.
+            VocabularyError: ids outside the vocabulary.
+        """
+        columns = directions_of(self.slm, ids)
         return columns @ self.jacobian(layer).to(columns)
 
     def vectors(self, layer: int, ids: Sequence[int]) -> Float[Tensor, "id d_model"]:

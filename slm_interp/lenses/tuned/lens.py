@@ -146,7 +146,16 @@ class TunedLens:
             ReadoutError: a layer without a translator.
             VocabularyError: words this model cannot spell.
         """
-        straight = directions_of(self.slm, first_pieces(self.slm, words))
+        return self.directions_of_ids(layer, first_pieces(self.slm, words))
+
+    def directions_of_ids(self, layer: int, ids: Sequence[int]) -> Float[Tensor, "id d_model"]:
+        """The same for ids instead of words.
+
+        Raises:
+            ReadoutError: a layer without a translator.
+            VocabularyError: ids outside the vocabulary.
+        """
+        straight = directions_of(self.slm, ids)
         if layer == self.slm.model.cfg.n_layers:
             return straight
         return straight + straight @ self._of(layer)[0].to(straight)

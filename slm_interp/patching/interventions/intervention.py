@@ -9,6 +9,7 @@
 | `Interchange(values)` | the values: the whole residual of another run, `pairing.values(source, base)` at its base positions |
 | `Freeze(values)` | the values: what a later layer held in a run of its own, so that nothing comes by way of it |
 | `Steer(direction, dose, unit)` | `x` and a vector along a direction |
+| `Dosed(inner, dose)` | `x` and a multiple of what another intervention changes |
 
 `subspace.py` has those of subspaces. All of them compute in float32, or in float64 where the stream is, and round to the stream's dtype once, at
 the end of a chain. No position that is not named changes by a bit.
@@ -163,6 +164,25 @@ class Steer(Intervention):
         same_width(there, self.along)
         length = there.norm(dim=-1, keepdim=True) if self.unit == "residual_norm" else 1.0
         return there + self.dose * length * self.along.to(there.device, there.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Dosed(Intervention):
+    """A multiple of what an intervention changes: 0 is nothing, 1 the intervention itself, below 0 goes the other way.
+
+    Raises:
+        PatchingError: a dose that is not finite.
+    """
+
+    inner: Intervention
+    dose: float
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.dose):
+            raise PatchingError(f"A dose is a finite number; got {self.dose}.")
+
+    def _made(self, there: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        return there + self.dose * (self.inner._made(there) - there)
 
 
 def fitted(values: Float[Tensor, "*pos size"], there: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:

@@ -47,6 +47,17 @@ class Place:
     asked_index: int
 
 
+FORMS: Mapping[str, Callable[[str], str]] = {
+    " word": lambda bare: f" {bare}",
+    "word": lambda bare: bare,
+    " lower": lambda bare: f" {bare.lower()}",
+    "lower": lambda bare: bare.lower(),
+    " Capitalised": lambda bare: f" {bare.capitalize()}",
+    "Capitalised": lambda bare: bare.capitalize(),
+}
+"""How a word may be written, by the name of the form; in the order in which ids are listed."""
+
+
 def first_piece(slm: SpeechTextModel, word: str) -> tuple[int, ...]:
     """The first piece of `" word"`."""
     return slm.word_ids(word)[:1]
@@ -57,10 +68,13 @@ def variants(slm: SpeechTextModel, word: str) -> tuple[int, ...]:
 
     A first piece that is a mere blank stands before any word and counts for none.
     """
-    bare = word.strip()
-    texts = dict.fromkeys(space + form for form in (bare, bare.lower(), bare.capitalize()) for space in (" ", ""))
-    found = dict.fromkeys(one for text in texts for one in _first_of_text(slm, text))
-    return tuple(found) or slm.word_ids(word)[:1]
+    return tuple(dict.fromkeys(by_form(slm, word).values())) or slm.word_ids(word)[:1]
+
+
+def by_form(slm: SpeechTextModel, word: str) -> dict[str, int]:
+    """The first piece of a word in each of `FORMS`, without those that the tokenizer cannot spell."""
+    found = {form: _first_of_text(slm, written(word.strip())) for form, written in FORMS.items()}
+    return {form: some[0] for form, some in found.items() if some}
 
 
 def _first_of_text(slm: SpeechTextModel, text: str) -> tuple[int, ...]:

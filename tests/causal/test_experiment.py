@@ -1,0 +1,265 @@
+"""Running a causal test: every arm against plain TransformerLens hooks, planted models exactly, and going on after a kill."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from slm_interp import causal, hooked
+from slm_interp.causal import Case, Effect, Words
+from slm_interp.causal.arms import ARMS, DOSES, PRESETS
+from slm_interp.causal.bases import EmbeddingBasis, LensBasis, RandomBasis
+from slm_interp.causal.planted import plant
+from slm_interp.errors import PatchingError, StoreError
+from slm_interp.lenses import LogitLens
+from slm_interp.model import SpeechTextModel
+from slm_interp.patching import outcomes, policies
+from slm_interp.patching.interventions import ComplementOnly, CopyCoordinates, Erase, Interchange, SwapCoordinates
+from slm_interp.patching.outcomes import Outcome
+from slm_interp.utterance import Span
+from tests.causal.made import planted_cases, tiny_case
+from tests.patching import plain
+
+ONSET, WORD = outcomes.difference(units=1), outcomes.difference()
+CELL = ["case", "basis", "layer", "arm", "dose", "outcome"]
+EXACT = 1e-5
+
+cached = lru_cache(maxsize=None)(plant)
+
+
+def value_of(effect: Effect, **where: Any) -> float:
+    """One number of a table."""
+    table = effect.table
+    for column, value in where.items():
+        table = table[table[column] == value]
+    assert len(table) == 1, where
+    return float(table["value"].iloc[0])
+
+
+def hooked_value(slm: SpeechTextModel, case: Case, arm: str, pairs: Any, layer: int, outcome: Outcome, policy: Any) -> float:
+    """An arm as a plain hook on whole runs: interventions named one by one, values taken from runs made here."""
+    if arm.startswith("written_"):
+        written = case.as_text()
+        assert written is not None
+        case, arm = written, arm.removeprefix("written_")
+    pairing = policy(policies.Stretch(case.source, case.span.clean), policies.Stretch(case.base, case.span.corrupted))
+    name = hooked.hook_at("resid_post", layer)
+    there, here = (plain.activations(slm, prompt, name) for prompt in (case.source, case.base))
+    values, where = pairing.values(there, here), pairing.base.tolist()
+    if arm == "other_voice":
+        assert case.other_voice is not None
+        voice = policy(policies.Stretch(case.other_voice.prompt, case.other_voice.span), policies.Stretch(case.base, case.span.corrupted))
+        values, where = voice.values(plain.activations(slm, case.other_voice.prompt, name), here), voice.base.tolist()
+    if arm == "elsewhere":
+        assert case.elsewhere is not None
+        where = [position - case.span.corrupted.start + case.elsewhere.start for position in where]
+    both = None if pairs is None else torch.cat(pairs)
+    made = {
+        "whole": lambda: Interchange(values),
+        "other_voice": lambda: Interchange(values),
+        "self": lambda: Interchange(here[where]),
+        "copied": lambda: CopyCoordinates(both, values),
+        "complement": lambda: ComplementOnly(both, values),
+        "erased": lambda: Erase(both),
+    }.get(arm, lambda: SwapCoordinates(*pairs))()
+    return plain.score(slm, case.base, case.contrast, outcome, [made.hook("resid_post", layer, where)])
+
+
+@pytest.mark.parametrize("longer", [False, True], ids=["one length", "two lengths"])
+def test_every_arm_is_what_a_plain_hook_does(tiny_slm, longer):
+    case, policy = tiny_case(tiny_slm, longer=longer), policies.warped if longer else policies.same
+    basis, layers = LensBasis(LogitLens(tiny_slm), tiny_slm), [1, 2]
+    effect = causal.run(tiny_slm, [case], basis, layers=layers, arms="full", policy=policy, outcome=[ONSET, WORD])
+    for layer in layers:
+        for name, arm in ARMS.items():
+            if not arm.has(case):
+                continue
+            pairs = basis.pairs(layer, getattr(case.words, arm.first), case.words.corrupted) if arm.first else None
+            for outcome in (ONSET, WORD):
+                wanted = hooked_value(tiny_slm, case, name, pairs, layer, outcome, policy)
+                where = {"layer": layer, "arm": name, "dose": 1.0, "outcome": outcome.name}
+                assert value_of(effect, **where) == pytest.approx(wanted, abs=EXACT), where
+
+
+def test_several_pairs_of_directions_are_exchanged_together(tiny_slm):
+    case, basis = tiny_case(tiny_slm), RandomBasis(tiny_slm.model.cfg.d_model, each=2)
+    effect = causal.run(tiny_slm, [case], basis, layers=[2], arms=["text"], outcome=WORD)
+    pairs = basis.pairs(2, case.words.clean, case.words.corrupted)
+    assert len(pairs[0]) == 2
+    wanted = hooked_value(tiny_slm, case, "text", pairs, 2, WORD, policies.same)
+    assert value_of(effect, arm="text", dose=1.0) == pytest.approx(wanted, abs=EXACT)
+
+
+def test_doses_are_multiples_of_the_change(tiny_slm):
+    case, basis = tiny_case(tiny_slm), LensBasis(LogitLens(tiny_slm), tiny_slm)
+    effect = causal.run(tiny_slm, [case], basis, layers=[2], arms=["text"], outcome=ONSET)
+    swap, where = SwapCoordinates(*basis.pairs(2, case.words.clean, case.words.corrupted)), list(case.span.corrupted)
+    for dose in DOSES:
+
+        def put(resid: Tensor, hook: Any, dose: float = dose) -> Tensor:
+            return resid + dose * (swap(resid, where) - resid)
+
+        wanted = plain.score(tiny_slm, case.base, case.contrast, ONSET, [(hooked.hook_at("resid_post", 2), put)])
+        assert value_of(effect, arm="text", dose=dose) == pytest.approx(wanted, abs=EXACT)
+
+
+def test_outcomes_that_share_their_runs_are_those_asked_for_alone(tiny_slm):
+    case, asked = tiny_case(tiny_slm), [ONSET, WORD, outcomes.log_prob(units=2), outcomes.kl()]
+    together = causal.run(tiny_slm, [case], LogitLens(tiny_slm), outcome=asked).table
+    alone = pd.concat([causal.run(tiny_slm, [case], LogitLens(tiny_slm), outcome=one).table for one in asked])
+    for column in ("base", "source", "value"):
+        pd.testing.assert_series_equal(
+            together.set_index(CELL)[column].sort_index(), alone.set_index(CELL)[column].sort_index(), rtol=0, atol=EXACT
+        )
+
+
+def test_what_stands_there_already_changes_exactly_nothing_and_the_last_layer_reaches_nothing(tiny_slm):
+    last = tiny_slm.model.cfg.n_layers
+    table = causal.run(tiny_slm, [tiny_case(tiny_slm)], LogitLens(tiny_slm), layers=[1, last], arms="full").table
+    assert (table.loc[table["arm"] == "self", ["effect", "moved"]] == 0).all(axis=None)
+    heard = table[(table["layer"] == last) & ~table["arm"].str.startswith("written")]
+    assert heard["effect"].abs().max() < EXACT  # no word stands at the last position
+    assert (heard.loc[heard["arm"] == "text", "moved"] > 0).all()
+
+
+def test_a_case_has_no_row_for_what_it_lacks_and_the_effect_says_so(tiny_slm):
+    full = tiny_case(tiny_slm)
+    bare = replace(full, name="bare", words=Words("france", "rome"), elsewhere=None, other_voice=None, written=None, written_span=None)
+    plan = causal.plan(tiny_slm, [full, bare], LogitLens(tiny_slm), arms="full")
+    effect = plan.run()
+    lacking = {"third", "phonetic", "semantic", "elsewhere", "other_voice", "written_whole", "written_text"}
+    assert effect.missing == dict.fromkeys(lacking, 1)
+    there = effect.table.groupby("case")["arm"].unique()
+    assert set(there["first"]) - set(there["bare"]) == lacking
+    assert "third (1 of 2 cases)" in repr(plan)
+
+
+def test_a_preset_says_what_it_leaves_out(tiny_slm):
+    plan = causal.plan(tiny_slm, [tiny_case(tiny_slm)], LogitLens(tiny_slm))
+    assert set(plan.left_out) == set(ARMS) - set(PRESETS["quick"])
+    assert "leaves out: copied" in repr(plan)
+    assert "Leaves out: copied" in plan._repr_html_()
+    assert "Left out: copied" in plan.run()._repr_html_()
+
+
+def test_a_plan_counts_what_will_be_run(tiny_slm):
+    plan = causal.plan(
+        tiny_slm, [tiny_case(tiny_slm), tiny_case(tiny_slm, "second", by=3)], LogitLens(tiny_slm), arms="full", layers=[1, 2]
+    )
+    table = plan.run().table
+    assert plan.cost.cells == len(table[table["outcome"] == ONSET.name])
+    assert plan.cost.forwards == 2 * 5  # two prompts, a voice, two texts
+    assert 0 < plan.cost.multiply_adds < plan.cost.plain
+    assert plan.cost.seconds > 0
+
+
+# -- planted models ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "fraction"), [("shadow", None), ("mediated", None), ("partial", 0.3), ("partial", 0.8)])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_shares_on_planted_models_are_the_planted_ones(kind, fraction, seed):
+    model = cached(kind, fraction, seed=seed, n_contrasts=4)
+    lens = LogitLens(model.slm)  # its directions are oblique
+    effect = causal.run(model.slm, planted_cases(model), lens, layers=model.layers, outcome=ONSET)
+    for arm, wanted in (("text", model.fraction), ("complement", 1 - model.fraction), ("whole", 1.0)):
+        share = effect.effects(arm, lens.name).mean() / effect.effects("whole").mean()
+        assert share.tolist() == pytest.approx([wanted] * len(model.layers), abs=1e-4)
+    text, third = (effect.effects(arm, lens.name).to_numpy() for arm in ("text", "third"))
+    assert third == pytest.approx(text / 2, abs=1e-3)  # taking the corrupted word away is half of it
+    assert effect.reading["heard"].all() and (effect.reading["margin"] > 5).all()
+
+
+def test_a_dead_model_moves_by_nothing():
+    model = cached("dead", n_contrasts=4)
+    table = causal.run(model.slm, planted_cases(model), LogitLens(model.slm), layers=model.layers, arms="full").table
+    assert table["effect"].abs().max() < 1e-4
+    assert (table["source"] - table["base"]).abs().max() < 1e-4
+
+
+# -- going on, and order -----------------------------------------------------------------------------
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_the_same(tiny_slm, tmp_path: Path, monkeypatch):
+    cases = [tiny_case(tiny_slm, str(number), by=number) for number in range(4)]
+    plan = causal.plan(tiny_slm, cases, LogitLens(tiny_slm))
+    whole, ran = plan.run(), []
+    own = causal.experiment.Plan._run_one
+
+    def killed(self: Any, case: Case, memory: int, done: Any) -> Any:
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        ran.append(case.name)
+        return own(self, case, memory, done)
+
+    monkeypatch.setattr(causal.experiment.Plan, "_run_one", killed)
+    with pytest.raises(KeyboardInterrupt):
+        plan.run(tmp_path)
+    ran.clear()
+    gone_on = plan.run(tmp_path)
+    assert ran == ["2", "3"]
+    pd.testing.assert_frame_equal(gone_on.table, whole.table)
+    pd.testing.assert_frame_equal(gone_on.reading, whole.reading)
+
+
+def test_a_folder_of_other_settings_is_refused(tiny_slm, tmp_path: Path):
+    case = tiny_case(tiny_slm)
+    causal.run(tiny_slm, [case], LogitLens(tiny_slm), store=tmp_path)
+    with pytest.raises(StoreError, match="arms is"):
+        causal.run(tiny_slm, [case], LogitLens(tiny_slm), store=tmp_path, arms="full")
+    with pytest.raises(StoreError, match="bases is"):
+        causal.run(tiny_slm, [case], EmbeddingBasis(tiny_slm), store=tmp_path)
+
+
+def test_the_order_of_cases_does_not_matter(tiny_slm):
+    cases = [replace(tiny_case(tiny_slm, str(number), by=number), word=f"pair {number}") for number in range(4)]
+    one, other = (causal.run(tiny_slm, own, LogitLens(tiny_slm)) for own in (cases, cases[::-1]))
+    for first, second, columns in ((one.table, other.table, CELL), (one.reading, other.reading, ["case", "basis", "layer"])):
+        pd.testing.assert_frame_equal(*(frame.sort_values(columns).reset_index(drop=True) for frame in (first, second)))
+
+
+# -- refusals ----------------------------------------------------------------------------------------
+
+
+def refuses(slm: SpeechTextModel, case: Case, match: str, **options: Any) -> None:
+    with pytest.raises(PatchingError, match=match):
+        causal.plan(slm, [case], options.pop("bases", LogitLens(slm)), **options)
+
+
+def test_words_that_cannot_be_exchanged_are_refused_by_the_name_of_their_case(tiny_slm):
+    case = tiny_case(tiny_slm)
+    refuses(tiny_slm, replace(case, words=Words("zebra", "rome")), "Case 'first': 'zebra' and 'rome' cannot be exchanged.*cannot spell")
+    refuses(tiny_slm, replace(case, words=Words("france ", "france")), "Case 'first'.*'france ' and 'france' cannot be exchanged")
+    refuses(tiny_slm, replace(case, words=Words("france", "rome", "france ")), "Case 'first': 'france ' and 'france' cannot be exchanged")
+
+
+def test_spans_of_two_lengths_need_a_policy_and_elsewhere_is_as_long_as_the_word(tiny_slm):
+    refuses(tiny_slm, tiny_case(tiny_slm, longer=True), "Case 'first': The spans have 3 and 5 positions. Say how they meet: policy=")
+    refuses(tiny_slm, replace(tiny_case(tiny_slm), elsewhere=Span(0, 2)), "Case 'first': elsewhere is as long as the word, 3")
+
+
+def test_arms_layers_bases_and_outcomes_that_are_not_there_are_refused(tiny_slm):
+    case = tiny_case(tiny_slm)
+    refuses(tiny_slm, case, "Arms are a preset, 'quick' or 'full'", arms="fast")
+    refuses(tiny_slm, case, "Arms are whole, text", arms=["texts"])
+    refuses(tiny_slm, case, "At the embedding nothing has been computed", layers=[0, 1])
+    refuses(tiny_slm, case, "one basis or more, each of its own name", bases=[LogitLens(tiny_slm), LogitLens(tiny_slm)])
+    refuses(tiny_slm, case, "Outcomes that share their runs", outcome=[ONSET, outcomes.difference(among="joint")])
+
+
+def test_weights_that_are_not_numbers_are_refused(tiny_slm):
+    weight = hooked.parameters(tiny_slm.model)["blocks.1.mlp.W_out"]
+    kept = weight.data.clone()
+    try:
+        weight.data[0, 0] = torch.nan
+        with pytest.raises(PatchingError, match="are not finite"):
+            causal.run(tiny_slm, [tiny_case(tiny_slm)], LogitLens(tiny_slm))
+    finally:
+        weight.data.copy_(kept)
