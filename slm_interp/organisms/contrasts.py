@@ -144,6 +144,17 @@ def contrasts(
     )
 
 
+def said_before(slm: SpeechTextModel, cut: Cut, word: int, name: str = "") -> tuple[Utterance, Word] | None:
+    """A sentence said up to its cut, and the word of that number in it; nothing where that word has no unit.
+
+    Raises:
+        SpeechError: a checkpoint without a quantiser.
+    """
+    if slm.quantiser is None:
+        raise SpeechError("Sentences are said aloud and turned into the model's units; this checkpoint carries no quantiser to do so.")
+    return _before(slm, _say(cut.prompt, slm.quantiser), cut.at, word, name)
+
+
 def table(pairs: Sequence[ContrastPair]) -> pd.DataFrame:
     """One row a pair: texts, words, numbers of units, seconds of the clean word, voices, and labels to cluster by.
 
