@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from slm_interp.causal import Effect
+
 LAYERS = tuple(range(7))
 DOSES = (-1.0, -0.5, 0.5, 2.0)
 # Share of the whole effect that each arm has where the text share is t: at the peak of the layers.
@@ -94,3 +96,12 @@ def heard(table: pd.DataFrame, share: float = 0.8) -> pd.DataFrame:
             margin, rank = generator.normal(3.0 if reads else 0.0, 0.5), 0 if reads else int(generator.integers(1, 16))
             rows.append({"case": name, "basis": basis, "layer": layer, "margin": margin, "rank": rank, "heard": reads})
     return pd.DataFrame(rows)
+
+
+def effect(share: float = 0.6, ceiling: float = 2.0, cases: int = 48, bases: tuple[str, ...] = ("logit",)) -> Effect:
+    """A whole experiment."""
+    table = effects(share, ceiling, cases, bases)
+    random = random_draws(table)
+    exact = xr.Dataset({"exact": exact_draws(random), "linear": random.isel(draw=slice(0, 50))})
+    about = {"outcomes": ["onset"], "seed": 0, "missing": {"other_voice": 3}, "left_out": ["band"], "provenance": {"checkpoint": "made up"}}
+    return Effect(table, heard(table), random, exact, about)
