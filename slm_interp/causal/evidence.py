@@ -182,18 +182,16 @@ def weigh(measured: Measured, drawn: Float[np.ndarray, "draw column"], rule: Rul
     clusters = {name: len(set(labels)) for name, labels in measured.ways.items()}
     estimates = np.array([column.mean() for column in columns.values()])
     names = list(columns)
-    means = _intervals(names, estimates, drawn, rule.level, clusters)
+    means = _intervals(names, estimates, drawn, (rule.level,), clusters)[0]
     shares, within = {}, {}
     if means["whole"].low > rule.least:
-        ceilings = drawn[:, [names.index("whole")]]
-        there = ceilings[:, 0] != 0  # a draw without any ceiling says nothing about shares
-        ratios, shared = drawn[there] / ceilings[there], estimates / estimates[names.index("whole")]
-        picked = [name for name in names if name not in ("whole", "margin")]
-        columns_of = [names.index(name) for name in picked]
-        shares = _intervals(picked, shared[columns_of], ratios[:, columns_of], rule.level, clusters)
-        both = ["text", "complement"]
-        columns_of = [names.index(name) for name in both]
-        within = _intervals(both, shared[columns_of], ratios[:, columns_of], rule.narrow, clusters)
+        whole = names.index("whole")
+        there = drawn[:, whole] != 0  # a draw without any ceiling says nothing about shares
+        picked = [at for at, name in enumerate(names) if name not in ("whole", "margin")]
+        ratios = drawn[there][:, picked] / drawn[there][:, [whole]]
+        named = [names[at] for at in picked]
+        shares, narrow = _intervals(named, estimates[picked] / estimates[whole], ratios, (rule.level, rule.narrow), clusters)
+        within = {name: narrow[name] for name in ("text", "complement")}
     percentile = beyond = None
     if measured.random is not None:
         text = float(means["text"].estimate)
@@ -206,8 +204,14 @@ def _intervals(
     names: Sequence[str],
     estimates: Float[np.ndarray, " column"],
     drawn: Float[np.ndarray, "draw column"],
-    level: float,
+    levels: Sequence[float],
     clusters: Mapping[str, int],
-) -> dict[str, Interval]:
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return {name: Interval(estimates[at], low[at], high[at], level, clusters) for at, name in enumerate(names)}
+) -> list[dict[str, Interval]]:
+    """By level and by name."""
+    ordered = np.sort(np.ascontiguousarray(drawn.T), axis=1)  # quantiles of what is in order take less than half the time
+    ends = np.quantile(ordered, [(1 + side * level) / 2 for level in levels for side in (-1, 1)], axis=1)
+    made = []
+    for level, low, high in zip(levels, ends[::2], ends[1::2], strict=True):
+        numbers = {name: [np.asarray(each[at]) for each in (estimates, low, high)] for at, name in enumerate(names)}
+        made.append({name: Interval(*each, level, clusters) for name, each in numbers.items()})
+    return made

@@ -32,7 +32,7 @@ def specific(e: Evidence) -> bool:
     Without a third word or random draws nothing is called specific; without elsewhere, the other two decide.
     """
     third, here = e.means.get("specific"), e.means.get("here")
-    return third is not None and _above(third, 0) and (here is None or _above(here, 0)) and bool(e.beyond_random)
+    return third is not None and _above(third, 0.0) and (here is None or _above(here, 0.0)) and bool(e.beyond_random)
 
 
 def _above(interval: Interval, bound: float) -> bool:
@@ -97,7 +97,7 @@ def _unspecific(e: Evidence) -> list[str]:
     found = []
     for name, said in (("specific", "a third word"), ("here", "elsewhere")):
         interval = e.means.get(name)
-        if interval is not None and not _above(interval, 0):
+        if interval is not None and not _above(interval, 0.0):
             found.append(f"more than {said} by {interval} nats, which is not above 0")
     if e.beyond_random is False:
         found.append(f"above {_random(e)} only")
@@ -109,7 +109,7 @@ def _unspecific(e: Evidence) -> list[str]:
 
 LINES: tuple[Line, ...] = (
     Line(1, "uninformative", lambda e, r: not _above(e.means["whole"], r.least), _no_ceiling),
-    Line(2, "uninformative", lambda e, r: not _above(e.means["margin"], 0), _not_read),
+    Line(2, "uninformative", lambda e, r: not _above(e.means["margin"], 0.0), _not_read),
     Line(
         3,
         "text-mediated",
@@ -119,7 +119,7 @@ LINES: tuple[Line, ...] = (
     Line(
         4, "epiphenomenal", lambda e, r: _inside(e.within["text"], r.nothing) and _above(e.shares["complement"], 1 - 2 * r.nothing), _shadow
     ),
-    Line(5, "partly", lambda e, r: specific(e) and _above(e.shares["text"], 0), _some_text),
+    Line(5, "partly", lambda e, r: specific(e) and _above(e.shares["text"], 0.0), _some_text),
     Line(6, "uninformative", lambda e, r: not _inside(e.within["text"], r.nothing) and not specific(e), _not_this_word),
     Line(7, "uninformative", lambda e, r: True, _otherwise),
 )

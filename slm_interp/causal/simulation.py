@@ -159,7 +159,7 @@ def effects(
     """`whole text complement third elsewhere margin` of many simulated experiments with the same labels, in nats."""
 
     def z(labels: Int[np.ndarray, " case"]) -> Float[np.ndarray, "repetition case"]:
-        return _standard(rng, (repetitions, int(labels.max()) + 1), design.heavy)[:, labels]
+        return standard(rng, (repetitions, int(labels.max()) + 1), design.heavy)[:, labels]
 
     def varied(deviations: tuple[float, ...]) -> Float[np.ndarray, "repetition case"]:
         """By prompt, by word and by case."""
@@ -182,7 +182,7 @@ def effects(
     return found | {"margin": scenario.margin + max(scenario.margin, 1.0) * varied(MARGIN)}
 
 
-def _standard(rng: np.random.Generator, shape: tuple[int, int], heavy: bool) -> Float[np.ndarray, "repetition cluster"]:
+def standard(rng: np.random.Generator, shape: tuple[int, int], heavy: bool) -> Float[np.ndarray, "repetition cluster"]:
     """Noise of mean 0 and variance 1."""
     if heavy:
         return rng.standard_t(FREEDOM, shape) * np.sqrt((FREEDOM - 2) / FREEDOM)
