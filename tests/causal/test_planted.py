@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 import slm_interp as si
 from slm_interp import hooked
 from slm_interp.causal.planted import KINDS, Planted, plant, save
+from slm_interp.causal.planted.block import ROPE_THETA, SHARP, TURNING
 from slm_interp.causal.planted.codes import codes_of, sizes_of
-from slm_interp.causal.planted.compiler import GAIN, ROPE_THETA, SHARP, TURNING
+from slm_interp.causal.planted.compiler import GAIN
 from slm_interp.causal.planted.lexicon import WORDS, lexicon_of
 from slm_interp.causal.planted.planting import N_CTX
 from slm_interp.convert.checkpoint import Checkpoint
@@ -421,7 +422,7 @@ def test_heads_look_one_back_by_a_wide_margin_at_every_distance_the_model_reads(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"kind": "ghost"}, "No planted model of kind 'ghost'; there are: shadow, mediated, partial, dead."),
+        ({"kind": "ghost"}, "No planted model of kind 'ghost'; there are: shadow, mediated, partial, dead, and serial ones: serial,"),
         ({"kind": "shadow", "fraction": 0.5}, "Only 'partial' takes a fraction"),
         ({"kind": "partial"}, "'partial' needs the share of the text path, 0 < fraction < 1; got None"),
         ({"kind": "partial", "fraction": 1.0}, "The ends are shadow and mediated"),

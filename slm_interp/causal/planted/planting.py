@@ -12,9 +12,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from slm_interp import hooked
+from slm_interp.causal.planted.block import ROPE_THETA
 from slm_interp.causal.planted.codes import codes_of
-from slm_interp.causal.planted.compiler import N_LAYERS, ROPE_THETA, WRITTEN, compiled, sizes
-from slm_interp.causal.planted.kinds import Mixture, mixture_of
+from slm_interp.causal.planted.compiler import NEXT_WRITTEN, WRITTEN, blocks_of, compiled, sizes
+from slm_interp.causal.planted.kinds import Chain, Mixture, truth_of
 from slm_interp.causal.planted.lexicon import FILLERS, Lexicon, lexicon_of
 from slm_interp.causal.planted.prompts import contrasts_of
 from slm_interp.convert import load
@@ -33,12 +34,14 @@ class Planted:
 
     Args:
         slm: an ordinary `HookedTransformer` that came through slamkit's door.
-        kind: one of `KINDS`.
-        truth: weights of the text path and of the secret path, and the right verdict.
+        kind: one of `KINDS` or of `SERIAL`.
+        truth: weights of the text path and of the secret path, and the right verdict, for a test that is asked at the heard word.
         contrasts: pairs of prompts about two words, which are `contrast.clean.words[0]` and `contrast.corrupted.words[0]` with their spans.
         layers: of `resid_post`, in blocks run: where the text code stands at the last unit of the word's span and has not been read yet.
         lexicon: words, units, successors.
         seed: of everything drawn.
+        chain: of a serial model: what is computed from what.
+        next_layers: of a serial model: where the next word's text stands at the last position of the prompt and has not been read yet.
     """
 
     slm: SpeechTextModel
@@ -48,14 +51,28 @@ class Planted:
     layers: tuple[int, ...]
     lexicon: Lexicon
     seed: int
+    chain: Chain | None = None
+    next_layers: tuple[int, ...] = ()
 
     @property
     def fraction(self) -> float | None:
         """The share of the whole effect that runs through the text coordinates; None where there is no effect to share."""
         return None if self.truth.text == self.truth.secret == 0 else self.truth.text
 
+    def follower(self, word: str) -> str:
+        """The word that is said after a word.
+
+        Raises:
+            PatchingError: a word that this model does not hear.
+        """
+        words = self.lexicon.words
+        if word not in words:
+            raise PatchingError(f"This model hears {', '.join(words)}; got {word!r}.")
+        return words[self.lexicon.following[words.index(word)]]
+
     def __repr__(self) -> str:
         share = "no effect" if self.fraction is None else f"{self.fraction:g} of the effect through text"
+        share += "" if self.chain is None else f", {self.chain.units:g} through that of the next word"
         return (
             f"Planted({self.kind}: {share}, so {self.truth.verdict}; {len(self.lexicon.words)} words, d_model {self.slm.model.cfg.d_model}, "
             f"seed {self.seed}, {len(self.contrasts)} contrasts)"
@@ -74,8 +91,9 @@ def plant(
     """A model whose answer is exact by construction.
 
     Args:
-        kind: `"shadow"`, `"mediated"`, `"partial"` or `"dead"`.
-        fraction: of `"partial"`: the share of the text path.
+        kind: `"shadow"`, `"mediated"`, `"partial"` or `"dead"`; or one that also writes the next word as text: `"serial"`, `"parallel"`,
+            `"skipped"`, `"silent"` or `"branching"`.
+        fraction: of `"partial"`: the share of the text path. Of `"branching"`: the share of it that runs through the next word's text.
         seed: of lexicon, rotation, directions, noise and prompts. The same for every kind.
         d_model: width; 16 words need 105 and more.
         n_words: spoken words.
@@ -87,7 +105,7 @@ def plant(
     """
     if dtype not in (torch.float32, torch.float64):
         raise PatchingError(f"Codes are small beside the constant that keeps the norm, which takes float32 or float64; got {dtype}.")
-    truth, generator = mixture_of(kind, fraction), torch.Generator().manual_seed(seed)
+    truth, generator = truth_of(kind, fraction), torch.Generator().manual_seed(seed)
     lexicon = lexicon_of(n_words, generator)
     model = _llama(lexicon, truth, d_model, dtype, generator)
     with TemporaryDirectory() as folder:
@@ -96,7 +114,10 @@ def plant(
         for parameter in hooked.parameters(slm.model).values():
             parameter.data = parameter.data.clone()  # the file it is mapped from goes
     slm = replace(slm, folder=None, provenance={**slm.provenance, "checkpoint": f"planted-{kind}-{seed}"})
-    return Planted(slm, kind, truth, contrasts_of(slm, lexicon, n_contrasts, generator), WRITTEN, lexicon, seed)
+    contrasts = contrasts_of(slm, lexicon, n_contrasts, generator)
+    if isinstance(truth, Chain):
+        return Planted(slm, kind, truth.mixture, contrasts, WRITTEN, lexicon, seed, truth, NEXT_WRITTEN)
+    return Planted(slm, kind, truth, contrasts, WRITTEN, lexicon, seed)
 
 
 def save(planted: Planted, folder: str | os.PathLike[str]) -> None:
@@ -107,7 +128,7 @@ def save(planted: Planted, folder: str | os.PathLike[str]) -> None:
     config, lexicon = planted.slm.model.cfg, planted.lexicon
     generator = torch.Generator().manual_seed(planted.seed)
     lexicon_of(len(lexicon.words), generator)  # draws what was drawn before the weights
-    _write(_llama(lexicon, planted.truth, config.d_model, config.dtype, generator), lexicon, planted.kind, folder)
+    _write(_llama(lexicon, planted.chain or planted.truth, config.d_model, config.dtype, generator), lexicon, planted.kind, folder)
 
 
 def _write(model: LlamaForCausalLM, lexicon: Lexicon, kind: str, folder: str | os.PathLike[str]) -> None:
@@ -115,14 +136,14 @@ def _write(model: LlamaForCausalLM, lexicon: Lexicon, kind: str, folder: str | o
     save_tokenizer(_tokenizer(lexicon), folder)
 
 
-def _llama(lexicon: Lexicon, truth: Mixture, d_model: int, dtype: torch.dtype, generator: torch.Generator) -> LlamaForCausalLM:
+def _llama(lexicon: Lexicon, truth: Mixture | Chain, d_model: int, dtype: torch.dtype, generator: torch.Generator) -> LlamaForCausalLM:
     codes = codes_of(lexicon, d_model, generator)
-    size = sizes(lexicon, codes)
+    size = sizes(lexicon, codes, truth)
     config = LlamaConfig(
         vocab_size=1 + len(lexicon.words) + len(FILLERS) + lexicon.n_units + 2,
         hidden_size=d_model,
         intermediate_size=size.d_mlp,
-        num_hidden_layers=N_LAYERS,
+        num_hidden_layers=len(blocks_of(truth)),
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=size.d_head,

@@ -2,6 +2,7 @@
 
 from slm_interp.patching.interventions.directions import Subspace
 from slm_interp.patching.interventions.intervention import Chain, Dosed, Freeze, Interchange, Intervention, Steer
+from slm_interp.patching.interventions.leace import Leace
 from slm_interp.patching.interventions.subspace import ComplementOnly, CopyCoordinates, Erase, SwapCoordinates, SwapReadings
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Freeze",
     "Interchange",
     "Intervention",
+    "Leace",
     "Steer",
     "Subspace",
     "SwapCoordinates",
