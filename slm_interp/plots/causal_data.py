@@ -1,7 +1,8 @@
 """Causal effects as numbers to draw: means and shares with intervals, from the tidy tables of a causal experiment.
 
 The table has one row for every case, basis, layer, arm, dose and outcome: `case prompt word basis layer arm dose outcome base source value effect
-half`. Arms that are of no basis have the basis "".
+half`. Arms that are of no basis have the basis ""; the band of no
+basis is that of whole residuals, `band_whole` here.
 
 A share is a ratio of means over the same cases, and its interval comes from drawing whole clusters of prompts and of
 words. Cases that lack an arm do not count for it. Where every case is of one prompt and of one pair of words nothing can be drawn: the interval is NaN.
@@ -59,7 +60,8 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "self": Arm("itself", "other words", "The run's own residuals put back: nothing may change."),
         "other_voice": Arm("same words, other voice", "other words", "The residuals of the corrupted prompt's own words in another voice."),
         "elsewhere": Arm("another place", "places", "As the text swap, where neither word is heard."),
-        "band": Arm("band of layers", "places", "The text swap at all layers of a band at once."),
+        "band_whole": Arm("all layers from here: whole", "places", "The whole patch at this layer and all later ones at once."),
+        "band": Arm("all layers from here: text", "places", "Text coordinates at this layer and all later ones, as a share of the whole there.", "band_whole"),
         "written_whole": Arm("written: whole", "places", "The whole patch in prompts that are text."),
         "written_text": Arm("written: text swap", "places", "The text swap in prompts that are text, as a share of the whole patch there.", "written_whole"),
         "variance": Arm("equal-variance subspace", "directions", "Coordinates in a subspace of as much variance copied."),
@@ -95,7 +97,7 @@ def rows_of(table: pd.DataFrame, basis: str, outcome: str | None = None, half: H
         raise PatchingError(
             f"{len(kept)} effects of {basis!r}, {outcome!r}, half {half!r}: wanted one or more, all finite. Leave broken ones out by name."
         )
-    return kept
+    return kept.assign(arm=kept["arm"].where((kept["arm"] != "band") | (kept["basis"] != ""), "band_whole"))
 
 
 def at_layer(rows: pd.DataFrame, layer: int) -> pd.DataFrame:

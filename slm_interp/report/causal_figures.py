@@ -71,6 +71,5 @@ def figures_of(effect: Effect, one: Shown) -> dict[str, go.Figure]:
     if len(one.rows[one.rows["arm"] == "text"]["dose"].unique()) > 1:
         found["doses"] = doses(effect.table, one.basis, one.layer, **where)  # type: ignore[arg-type]
     if effect.random is not None:
-        exact = None if effect.random_exact is None else effect.random_exact["exact"]
-        found["random"] = random_directions(effect.table, effect.random, one.basis, one.layer, exact, **where)  # type: ignore[arg-type]
+        found["random"] = random_directions(effect.table, effect.random, one.basis, one.layer, effect.random_exact, **where)  # type: ignore[arg-type]
     return found
