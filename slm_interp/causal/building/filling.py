@@ -18,7 +18,7 @@ from slm_interp.utterance import Contrast, Span, Utterance
 
 
 def why_not(slm: SpeechTextModel, clean: str, corrupted: str) -> str | None:
-    """Why the text of two words cannot be exchanged, or None: they cannot be spelled, or begin with the same piece.
+    """Why the text of two words cannot be exchanged, or None: they cannot be spelled, or begin with the same piece or none of their own.
 
     Lens directions are those of first pieces, so words that share theirs have one direction.
     """
@@ -26,6 +26,8 @@ def why_not(slm: SpeechTextModel, clean: str, corrupted: str) -> str | None:
     for word, own in zip((clean, corrupted), pieces, strict=True):
         if own is None:
             return f"the tokenizer cannot spell {word!r}"
+        if not slm.label(own[0]).strip():
+            return f"the tokenizer begins {word!r} with a bare blank, whose direction is no word's"
     if pieces[0] is not None and pieces[1] is not None and pieces[0][0] == pieces[1][0]:
         return f"{clean!r} and {corrupted!r} begin with the same piece, {slm.label(pieces[0][0])!r}"
     return None
@@ -55,7 +57,14 @@ def matched(
     found = []
     for one, often in pool:
         pieces = pieces_of(slm, one)
-        if one in busy or pieces is None or own is None or len(pieces) != len(own) or pieces[0] in firsts:
+        if (
+            one in busy
+            or pieces is None
+            or own is None
+            or len(pieces) != len(own)
+            or pieces[0] in firsts
+            or not slm.label(pieces[0]).strip()
+        ):
             continue
         ratio = abs(log(often / frequency)) if often > 0 and frequency > 0 else 0.0 if often == frequency else inf
         found.append((round(ratio, 6), abs(len(one) - len(word)), hashlib.blake2s(f"{seed}/{one}".encode()).hexdigest(), one))
@@ -96,8 +105,15 @@ def written(
     read = Contrast(prompts[0], prompts[1], contrast.answer, contrast.distractor)
     if places is None:
         return read, last(read)
-    clean, corrupted = (one.words[at].span for one, at in zip(prompts, places, strict=True))
+    clean, corrupted = (_all_pieces(slm, one, at) for one, at in zip(prompts, places, strict=True))
     return read, SpanPair("word", clean, corrupted)
+
+
+def _all_pieces(slm: SpeechTextModel, prompt: Utterance, at: int) -> Span:
+    """A word of text with the blank before it, where that is a piece of its own."""
+    span, pieces = prompt.words[at].span, slm.word_ids(prompt.words[at].text)
+    start = span.stop - len(pieces)
+    return Span(start, span.stop) if start >= 0 and tuple(prompt.tokens[start : span.stop].tolist()) == pieces else span
 
 
 def last(contrast: Contrast) -> SpanPair:
