@@ -32,6 +32,8 @@ import pandas as pd
 import xarray as xr
 
 from slm_interp import statistics
+from slm_interp.causal.controls.random import Agreement, agreement
+from slm_interp.causal.verdict import Combined, Measured, Verdict, combined, decide
 from slm_interp.errors import PatchingError, StatisticsError
 from slm_interp.netcdf import read_dataset, write_dataset
 from slm_interp.patching.summaries import half as first_half
@@ -51,15 +53,15 @@ class Effect:
 
     Args:
         table, reading: see the top of this file.
-        random: effects of random directions, as long as the change of text at each position, linearised: `case basis layer draw`.
-        random_exact: `exact` and `linear` effects of the first of them, with `correlation` and `slope`.
+        random: effects on the first outcome of random directions as long as the change of text at each position, to first order: `case basis layer draw`.
+        random_exact: of the first of them, run; see `agreement`.
         about: settings, provenance, seed, arms that are missing or were left out.
     """
 
     table: pd.DataFrame
     reading: pd.DataFrame
     random: xr.DataArray | None = None
-    random_exact: xr.Dataset | None = None
+    random_exact: xr.DataArray | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -68,7 +70,7 @@ class Effect:
         reading: pd.DataFrame,
         about: Mapping[str, Any],
         random: xr.DataArray | None = None,
-        random_exact: xr.Dataset | None = None,
+        random_exact: xr.DataArray | None = None,
     ) -> Effect:
         """An effect, with cases put into halves.
 
@@ -123,7 +125,8 @@ class Effect:
         self._known(arm, basis, outcome, half)
         outcome = outcome or self.outcomes[0]
         table = self.table
-        asked = (table["arm"] == arm) & (table["outcome"] == outcome) & (table["dose"] == dose) & table["basis"].isin(("", basis))
+        asked = (table["arm"] == arm) & (table["outcome"] == outcome) & (table["dose"] == dose)
+        asked &= table["basis"] == (basis if basis in set(table.loc[asked, "basis"]) else "")
         if half != "both":
             asked &= table["half"] == half
         return table[asked].pivot(index="case", columns="layer", values="effect").sort_index()
@@ -184,7 +187,7 @@ class Effect:
     def control_table(
         self, basis: str | None = None, layer: int | None = None, outcome: str | None = None, half: Half = "report"
     ) -> pd.DataFrame:
-        """The share of every arm and dose at one layer, with its interval: one row for each.
+        """The effect of every arm and dose at one layer, and its share with an interval (NaN as in `shares`): one row for each.
 
         Args:
             basis: the first where none is named.
@@ -203,16 +206,33 @@ class Effect:
             if not len(own):
                 continue
             whole = self.effects("written_whole" if arm == "written_text" else "whole", "", outcome, half).loc[own.index, layer]
-            found = statistics.bootstrap(np.stack([own, whole], 1), self.clusters(own.index), _mean_and_share)
+            ways = self.clusters(own.index)
+            ceiling = statistics.bootstrap(whole.to_numpy(), ways)
+            found = statistics.bootstrap(np.stack([own, whole], 1), ways, _mean_and_share)
+            told = np.nan if ceiling.low <= 0 <= ceiling.high else 1.0  # shares of what may be nothing are nothing to look at
             mine = table[(table["arm"] == arm) & (table["dose"] == dose) & table["case"].isin(own.index)]
-            row = {"arm": arm, "dose": dose, "effect": float(found.estimate[0]), "share": float(found.estimate[1])}
-            row |= {"low": float(found.low[1]), "high": float(found.high[1]), "items": len(own)}
+            mine = mine[mine["basis"] == mine["basis"].max()]  # of the basis, where the arm is of both
+            row = {"arm": arm, "dose": dose, "effect": float(found.estimate[0]), "share": told * float(found.estimate[1])}
+            row |= {"low": told * float(found.low[1]), "high": told * float(found.high[1]), "items": len(own)}
             rows.append(row | {"moved": mine["moved"].mean(), "distance": mine["distance"].mean()})
         return pd.DataFrame(rows)
 
+    def agreement(self, basis: str, layer: int, half: Half = "both") -> Agreement:
+        """How well first order tells the mean effects of random directions: those that were run beside the same to first order.
+
+        Raises:
+            PatchingError: no draws that were run.
+        """
+        self._known("text", basis, None, half)
+        if self.random is None or self.random_exact is None:
+            raise PatchingError("No random directions were run; ask for arms 'random_exact', or for 'full'.")
+        cases = list(self.effects("text", basis, half=half).index)
+        first, ran = (one.sel(case=cases, basis=basis, layer=layer).mean("case").values for one in (self.random, self.random_exact))
+        return agreement(first[: len(ran)], ran)
+
     # -- verdicts ------------------------------------------------------------------------------------
 
-    def measured(self, basis: str, outcome: str | None = None, layer: int | None = None) -> Any:
+    def measured(self, basis: str, outcome: str | None = None, layer: int | None = None) -> Measured:
         """What the rule is asked of: a `verdict.Measured` of the report half at the chosen layer.
 
         A control that fewer than half of the cases have is missing; of one that more have, the cases without it are left out.
@@ -234,7 +254,7 @@ class Effect:
         random = None
         if self.random is not None:
             random = self.random.sel(case=list(cases), basis=basis, layer=layer).mean("case").values.astype(np.float64)
-        return import_module("slm_interp.causal.verdict").Measured(
+        return Measured(
             **{"third": None, "elsewhere": None, **arrays},
             margin=reading.loc[cases, "margin"].to_numpy(dtype=np.float64),
             random=random,
@@ -255,12 +275,15 @@ class Effect:
                 found[name] = own.reindex(cases).to_numpy(dtype=np.float64)
         return found
 
-    def verdict(self, basis: str | None = None, outcome: str | None = None) -> Any:
-        """The verdict by `docs/verdict.md`: of one basis, or of all of them together."""
-        rule = import_module("slm_interp.causal.verdict")
-        if basis is not None:
-            return rule.decide(self.measured(basis, outcome))
-        return rule.combined({name: self.measured(name, outcome) for name in self.bases})
+    def verdict(self, basis: str | None = None, outcome: str | None = None) -> Verdict | Combined:
+        """The verdict by `docs/verdict.md`: of one basis, or of all of them together; of the first outcome where none is named.
+
+        Raises:
+            PatchingError, StatisticsError: as `measured`.
+        """
+        names = self.bases if basis is None else (basis,)
+        found = {name: self.measured(name, outcome) for name in names}
+        return decide(found[names[0]]) if len(names) == 1 else combined(found)
 
     # -- kept ----------------------------------------------------------------------------------------
 
@@ -273,7 +296,7 @@ class Effect:
         if self.random is not None:
             dataset = dataset.assign(random=self.random.drop_attrs())
         if self.random_exact is not None:
-            dataset = dataset.assign({f"random_exact:{name}": one.drop_attrs() for name, one in self.random_exact.data_vars.items()})
+            dataset = dataset.assign(random_exact=self.random_exact.drop_attrs().rename(draw="draw_run"))
         write_dataset(dataset, path)
 
     @staticmethod
@@ -295,12 +318,11 @@ class Effect:
             for part in ("table", "reading")
         }
         frames["reading"]["heard"] = frames["reading"]["heard"].astype(bool)
-        exact = {name.partition(":")[2]: dataset[name] for name in map(str, dataset.data_vars) if name.startswith("random_exact:")}
         return Effect(
             frames["table"],
             frames["reading"],
             dataset.get("random"),
-            xr.Dataset(exact) if exact else None,
+            dataset["random_exact"].rename(draw_run="draw") if "random_exact" in dataset else None,
             json.loads(str(dataset.attrs["about_json"])),
         )
 
@@ -327,7 +349,8 @@ class Effect:
         for given, what, there in (*asked, (half, "halves", ("development", "report", "both"))):
             if given not in there:
                 raise PatchingError(f"This effect has the {what} {', '.join(map(repr, there))}; got {given!r}.")
-        if arm in set(self.table.loc[self.table["basis"] != "", "arm"]) and not basis:
+        own = set(self.table.loc[self.table["arm"] == arm, "basis"])
+        if basis not in own and "" not in own:
             raise PatchingError(f"{arm!r} depends on the basis; name one of {', '.join(self.bases)}.")
 
 
@@ -343,7 +366,8 @@ def _halves(table: pd.DataFrame, seed: int) -> dict[str, str]:
 
 def _mean_and_share(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     means = statistics.weighted_mean(values, weights)
-    return np.stack([means[:, 0], means[:, 0] / means[:, 1]], 1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of a ceiling of exactly nothing
+        return np.stack([means[:, 0], means[:, 0] / means[:, 1]], 1)
 
 
 def _plain(column: pd.Series) -> np.ndarray:

@@ -12,24 +12,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from html import escape
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 from tqdm.auto import tqdm
 
 from slm_interp import hooked
-from slm_interp.causal.arms import ARMS, Arm, arms_of
+from slm_interp.causal.arms import ARMS, CHECKS, Arm, arms_of
+from slm_interp.causal.background import Background
 from slm_interp.causal.bases import Basis, basis_of
+from slm_interp.causal.beside import band_rows, direct_rows, random_of
 from slm_interp.causal.cases import Case, checked_cases
+from slm_interp.causal.controls.random import CHECKED
 from slm_interp.causal.cost import Cost, cost_of
 from slm_interp.causal.effect import Effect
-from slm_interp.causal.writing import elsewhere_of, pairing_of, reading_of, run_of, table_of, written
+from slm_interp.causal.writing import Asked, elsewhere_of, pairing_of, reading_of, run_of, table_of, written
 from slm_interp.errors import PatchingError, ReadoutError, VocabularyError
 from slm_interp.hooked.installed import VERSION
 from slm_interp.model import SpeechTextModel
@@ -39,7 +44,10 @@ from slm_interp.patching.outcomes import Outcome, covering
 from slm_interp.patching.policies import Policy, name_of, policy_of
 from slm_interp.store import Store, open_store
 
-PARTS = ("reading", "table")  # written in this order; with the last the case is done
+PARTS = ("reading", "random", "table")  # written in this order; with the last the case is done
+NO_DRAWS = pd.DataFrame({"basis": pd.Series(dtype=str), "layer": pd.Series(dtype=int), "draw": pd.Series(dtype=int)}).assign(
+    linear=0.0, exact=0.0
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +59,7 @@ class Plan:
     bases: tuple[Basis, ...]
     layers: tuple[int, ...]
     arms: tuple[Arm, ...]
+    checks: tuple[str, ...]
     policy: Policy
     outcomes: tuple[Outcome, ...]
     seed: int
@@ -69,13 +78,19 @@ class Plan:
     @property
     def left_out(self) -> tuple[str, ...]:
         """Arms that were not asked for."""
-        asked = {arm.name for arm in self.arms}
-        return tuple(name for name in ARMS if name not in asked)
+        asked = {*(arm.name for arm in self.arms), *self.checks}
+        return tuple(name for name in (*ARMS, *CHECKS) if name not in asked)
 
     def cells(self, case: Case) -> int:
         """How many values are put in for a case, over all layers."""
-        own = [arm for arm in self.arms if arm.has(case)]
-        return len(self.layers) * sum(len(arm.doses) * (len(self.bases) if arm.of_basis else 1) for arm in own)
+        each = len(self.bases)
+        own = sum(len(arm.doses) * (each + (arm.how == "band") if arm.of_basis else 1) for arm in self.arms if arm.has(case))
+        return len(self.layers) * (own + (CHECKED * each if "random_exact" in self.checks else 0))
+
+    @cached_property
+    def background(self) -> Background:
+        """What controls are told of all prompts."""
+        return Background(self.slm, self.cases, self.layers, covering(self.outcomes).ids(self.slm.vocabulary).tolist())
 
     @cached_property
     def cost(self) -> Cost:
@@ -90,7 +105,9 @@ class Plan:
             "dtype": str(self.slm.model.cfg.dtype),
             "bases": {basis.name: dict(basis.settings) for basis in self.bases},
             "layers": list(self.layers),
-            "arms": [arm.name for arm in self.arms],
+            "arms": [*(arm.name for arm in self.arms), *self.checks],
+            "background": self.background.hash if {"variance", "distance"} & {*(arm.name for arm in self.arms), *self.checks} else "",
+            "seed": self.seed if "random" in self.checks else 0,
             "policy": name_of(self.policy),
             "outcomes": [one.name for one in self.outcomes],
             "candidates": sha256("\n".join(self.candidates).encode()).hexdigest()[:16],
@@ -123,47 +140,56 @@ class Plan:
         parts = None if store is None else open_store(store, self.settings, self.about["versions"])
         found: dict[str, list[pd.DataFrame]] = {name: [] for name in PARTS}
         with tqdm(total=sum(map(self.cells, self.cases)), desc="causal", unit="cell", disable=None) as bar:
+            asked = Asked(self.slm, self.layers, self.bases, self.outcomes, self.background, memory, "distance" in self.checks, bar.update)
             for case in self.cases:
-                for name, frame in self._once(parts, case, memory, bar.update).items():
+                for name, frame in self._once(parts, case, asked).items():
                     found[name].append(frame)
-        return Effect.of(pd.concat(found["table"], ignore_index=True), pd.concat(found["reading"], ignore_index=True), self.about)
+        whole = {name: pd.concat(frames, ignore_index=True) for name, frames in found.items()}
+        random, exact = draws_of(whole["random"])
+        return Effect.of(whole["table"], whole["reading"], self.about, random, exact)
 
-    def _once(self, parts: Store | None, case: Case, memory: int, done: Callable[[int], object]) -> dict[str, pd.DataFrame]:
+    def _once(self, parts: Store | None, case: Case, asked: Asked) -> dict[str, pd.DataFrame]:
         """The tables of a case, from the store where they are there."""
         key = key_of(case, self.policy)
         if parts is not None and f"{key} {PARTS[-1]}" in parts:
-            done(self.cells(case))
+            asked.done(self.cells(case))
             return {name: labelled(parts.read(f"{key} {name}"), case) for name in PARTS}
-        made = self._run_one(case, memory, done)
+        made = self._run_one(case, asked)
         for name in PARTS if parts is not None else ():
             assert parts is not None
             parts.write(f"{key} {name}", made[name])
         return {name: labelled(frame, case) for name, frame in made.items()}
 
-    def _run_one(self, case: Case, memory: int, done: Callable[[int], object]) -> dict[str, pd.DataFrame]:
-        tables: list[pd.DataFrame] = []
-        reading = pd.DataFrame()
-        for one, arms in self._prompts(case):
-            runs = run_of(self.slm, one, self.layers, self.policy, self.outcomes)
-            put_in = list(written(one, runs, self.layers, arms, self.bases))
-            tables.append(table_of(self.slm, one, runs, self.layers, put_in, self.outcomes, memory, done))
-            if one is case:
-                reading = reading_of(case, runs, self.layers, self.bases, self.candidates)
-        return {"table": pd.concat(tables, ignore_index=True), "reading": reading}
-
-    def _prompts(self, case: Case) -> Iterator[tuple[Case, list[Arm]]]:
-        """A case with the arms of its own prompts, and as text with those of that."""
-        yield case, [arm for arm in self.arms if not arm.written]
-        as_text, arms = case.as_text(), [replace(arm, needs="") for arm in self.arms if arm.written]
-        if as_text is not None and arms:
-            yield as_text, arms
+    def _run_one(self, case: Case, asked: Asked) -> dict[str, pd.DataFrame]:
+        arms, names = [arm for arm in self.arms if not arm.written], {arm.name for arm in self.arms}
+        runs = run_of(asked, case, self.policy)
+        put_in = list(written(asked, case, runs, arms))
+        tables = [table_of(asked, case, runs, put_in)]
+        if "direct" in names:
+            tables.append(pd.DataFrame(direct_rows(asked, runs, put_in)))
+        if "band" in names:
+            tables.append(pd.DataFrame(band_rows(asked, case, runs)))
+        as_text, on_text = case.as_text(), [replace(arm, needs="") for arm in self.arms if arm.written]
+        if as_text is not None and on_text:
+            read = replace(asked, distance=False)  # natural residuals are those of the prompts that are heard
+            text_runs = run_of(read, as_text, self.policy)
+            tables.append(table_of(read, as_text, text_runs, list(written(read, as_text, text_runs, on_text))))
+        random = NO_DRAWS
+        if "random" in self.checks:
+            random = random_of(asked, case, runs, put_in, self.seed, "random_exact" in self.checks)
+        return {
+            "table": pd.concat(tables, ignore_index=True),
+            "reading": reading_of(asked, case, runs, self.candidates),
+            "random": random,
+        }
 
     def __repr__(self) -> str:
         missing = ", ".join(f"{name} ({count} of {len(self.cases)} cases)" for name, count in self.missing.items())
+        left = f"; leaves out: {', '.join(self.left_out)}" if self.left_out else ""
         return (
             f"Plan({len(self.cases)} cases, bases {', '.join(basis.name for basis in self.bases)}, layers {self.layers[0]} to {self.layers[-1]}; "
-            f"arms {', '.join(arm.name for arm in self.arms)}; {self.cost}"
-            f"{f'; cannot have: {missing}' if missing else ''}{f'; leaves out: {chr(44).join(self.left_out)}' if self.left_out else ''})"
+            f"arms {', '.join([*(arm.name for arm in self.arms), *self.checks])}; {self.cost}"
+            f"{f'; cannot have: {missing}' if missing else ''}{left})"
         )
 
     def _repr_html_(self) -> str:
@@ -208,7 +234,7 @@ def plan(
         (outcome,) if isinstance(outcome, Outcome) else tuple(outcome or (known_outcomes.difference(units=1), known_outcomes.difference()))
     )
     covering(asked)
-    made = Plan(slm, found, _bases(slm, given), _layers(slm, layers), arms_of(arms), policy_of(policy), asked, seed)
+    made = Plan(slm, found, _bases(slm, given), _layers(slm, layers), *arms_of(arms), policy_of(policy), asked, seed)
     for case in found:
         _check(made, case)
     return made
@@ -245,6 +271,21 @@ def labelled(frame: pd.DataFrame, case: Case) -> pd.DataFrame:
     for place, (name, value) in enumerate((("case", case.name), ("prompt", case.prompt), ("word", case.word))):
         made.insert(place, name, value)
     return made
+
+
+def draws_of(frame: pd.DataFrame) -> tuple[xr.DataArray | None, xr.DataArray | None]:
+    """Random draws of all cases as arrays, `case basis layer draw`: to first order, and those of them that were run."""
+    if not len(frame):
+        return None, None
+    dims = ["case", "basis", "layer", "draw"]
+    sizes = [frame[dim].drop_duplicates().to_numpy() for dim in dims]
+    shape = [len(own) for own in sizes]
+    linear, exact = (
+        xr.DataArray(frame[what].to_numpy(np.float32).reshape(shape), dict(zip(dims, sizes, strict=True)), dims, what)
+        for what in ("linear", "exact")
+    )
+    ran = int(np.isfinite(exact.values).all((0, 1, 2)).sum())
+    return linear, exact.isel(draw=slice(0, ran)) if ran else None
 
 
 def _bases(slm: SpeechTextModel, given: Sequence[Any]) -> tuple[Basis, ...]:

@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slm_interp import hooked
-from slm_interp.causal.arms import Arm, Pairs
+from slm_interp.causal.arms import Arm, AtLayer, Pairs
+from slm_interp.causal.background import Background
 from slm_interp.causal.bases import Basis
 from slm_interp.causal.cases import Case, Heard
 from slm_interp.errors import PatchingError
@@ -53,6 +55,7 @@ class Runs:
         base, source: its two prompts.
         stream: of the base prompt, `source_stream` of the source prompt, at the layers asked.
         places: by the names in `arms.Place`; those that the case has.
+        outcomes: that are read.
     """
 
     base: Ran
@@ -60,6 +63,17 @@ class Runs:
     stream: Float[Tensor, "layer pos d_model"]
     source_stream: Float[Tensor, "layer source_pos d_model"]
     places: dict[str, Stands]
+    outcomes: Sequence[Outcome]
+
+    @cached_property
+    def reference(self) -> Mapping[str, Tensor] | None:
+        """The clean run's logits, where an outcome compares with them."""
+        return self.source.logits if any(one.reference for one in self.outcomes) else None
+
+    @cached_property
+    def ends(self) -> list[list[float]]:
+        """The outcomes of the base and of the source prompt as they are."""
+        return [[score(one, run, self.reference) for one in self.outcomes] for run in (self.base, self.source)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +91,31 @@ class Written:
         """Length of the change over length of what stood there, mean over positions."""
         base = hooked.widened(self.stands.base)
         return ((hooked.widened(self.values) - base).norm(dim=-1) / base.norm(dim=-1)).mean(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What is asked of every case.
+
+    Args:
+        slm: the model.
+        layers: blocks run.
+        bases: of directions.
+        outcomes: read from the same runs.
+        background: what controls are told of all prompts.
+        memory: bytes that a batch of runs may take.
+        distance: whether distances from natural residuals are told.
+        done: told how many cells were finished.
+    """
+
+    slm: SpeechTextModel
+    layers: Sequence[int]
+    bases: Sequence[Basis]
+    outcomes: Sequence[Outcome]
+    background: Background
+    memory: int
+    distance: bool
+    done: Callable[[int], object]
 
 
 def pairing_of(case: Case, policy: Policy, source: Heard | None = None) -> Pairing:
@@ -110,9 +149,9 @@ def elsewhere_of(case: Case, pairing: Pairing) -> Int[Tensor, " at"] | None:
     return pairing.base - case.span.corrupted.start + case.elsewhere.start
 
 
-def run_of(slm: SpeechTextModel, case: Case, layers: Sequence[int], policy: Policy, outcomes: Sequence[Outcome]) -> Runs:
+def run_of(asked: Asked, case: Case, policy: Policy) -> Runs:
     """Run the prompts of a case and lay out what stands where."""
-    outcome, chosen = covering(outcomes), list(layers)
+    slm, outcome, chosen = asked.slm, covering(asked.outcomes), list(asked.layers)
     base, source = (ran(slm, prompt, case.contrast, outcome) for prompt in (case.base, case.source))
     here, there = (one.kept.stream[chosen, 0, : one.laid.prompt] for one in (base, source))
     alike = alike_until(case.contrast)
@@ -127,80 +166,101 @@ def run_of(slm: SpeechTextModel, case: Case, layers: Sequence[int], policy: Poli
         voice = pairing_of(case, policy, case.other_voice)
         spoken = hooked.residuals(slm.model, slm.check(case.other_voice.prompt).tokens)[chosen]
         places["voice"] = Stands(voice.base, here[:, voice.base], voice.values(spoken, here))
-    return Runs(base, source, here, there, places)
+    return Runs(base, source, here, there, places, asked.outcomes)
 
 
-def written(case: Case, runs: Runs, layers: Sequence[int], arms: Sequence[Arm], bases: Sequence[Basis]) -> Iterator[Written]:
-    """What every arm that the case has writes, for every basis and dose."""
-    found: dict[tuple[str, int, str], Pairs] = {}
+class Directions:
+    """Directions of two words by basis and layer, each made once."""
 
-    def pairs(basis: Basis, layer: int, word: str) -> Pairs:
+    def __init__(self, case: Case) -> None:
+        self.case, self.found = case, dict[tuple[str, int, str], Pairs]()
+
+    def __call__(self, basis: Basis, layer: int, arm: Arm) -> Pairs:
+        """Those that an arm exchanges."""
+        word = arm.first_word(self.case)
         key = (basis.name, layer, word)
-        if key not in found:
-            found[key] = basis.pairs(layer, word, case.words.corrupted)
-        return found[key]
-
-    for arm in arms:
-        if not arm.has(case):
-            continue
-        stands = runs.places[arm.place]
-        for basis in bases if arm.of_basis else (None,):
-            for dose in arm.doses:
-                values = torch.stack(
-                    [
-                        _made(case, arm, stands, number, None if basis is None else pairs(basis, layer, arm.first_word(case)), dose)
-                        for number, layer in enumerate(layers)
-                    ]
-                )
-                yield Written(arm, "" if basis is None else basis.name, dose, stands, values)
+        if key not in self.found:
+            self.found[key] = basis.pairs(layer, word, self.case.words.corrupted)
+        return self.found[key]
 
 
-def _made(case: Case, arm: Arm, stands: Stands, number: int, pairs: Pairs | None, dose: float) -> Float[Tensor, "at d_model"]:
+def at_layer(asked: Asked, runs: Runs, arm: Arm, number: int, pairs: Pairs | None) -> AtLayer:
+    """What an arm has at hand at a layer, by its number among those asked."""
+    stands, layer = runs.places[arm.place], asked.layers[number]
     taken = None if stands.taken is None else stands.taken[number]
+    last = int(stands.pos[-1]) == runs.base.laid.prompt - 1
+    read = asked.background.read(layer, last) if arm.name in ("natural", "dormant") else None
+    natural = asked.background.natural[layer] if arm.name == "variance" else None
+    return AtLayer(stands.base[number], taken, pairs, read, natural)
+
+
+def written(asked: Asked, case: Case, runs: Runs, arms: Sequence[Arm]) -> Iterator[Written]:
+    """What every arm that is a patch writes, for every basis and dose, where the case has the arm."""
+    directions = Directions(case)
+    for arm in arms:
+        if not arm.has(case) or arm.how != "patch":
+            continue
+        for basis in asked.bases if arm.of_basis else (None,):
+            for dose in arm.doses:
+                made = []
+                for number, layer in enumerate(asked.layers):
+                    pairs = None if basis is None else directions(basis, layer, arm)
+                    made.append(_made(case, arm, at_layer(asked, runs, arm, number, pairs), dose))
+                yield Written(arm, "" if basis is None else basis.name, dose, runs.places[arm.place], torch.stack(made))
+
+
+def _made(case: Case, arm: Arm, at: AtLayer, dose: float) -> Float[Tensor, "at d_model"]:
     try:
-        return arm.intervention(taken, pairs, dose)(stands.base[number][None], None)[0]
+        return arm.intervention(at, dose)(at.there[None], None)[0]
     except PatchingError as error:
         raise PatchingError(f"Case {case.name!r}, arm {arm.name!r}: {error}") from error
 
 
-def table_of(
-    slm: SpeechTextModel,
-    case: Case,
-    runs: Runs,
-    layers: Sequence[int],
-    put_in: Sequence[Written],
-    outcomes: Sequence[Outcome],
-    memory: int,
-    done: Callable[[int], object],
-) -> pd.DataFrame:
+def table_of(asked: Asked, case: Case, runs: Runs, put_in: Sequence[Written]) -> pd.DataFrame:
     """One row for every layer, arm, basis, dose and outcome of a case.
 
     Raises:
         PatchingError: an outcome that is not finite; a patch of what stands there already that changes something.
     """
-    reference = runs.source.logits if any(one.reference for one in outcomes) else None
     patches = [Patch(one.stands.pos, one.values[:, None]) for one in put_in]
-    grid = Grid("resid_post", layers, None, memory)
-    found = patched_for(slm, runs.base, patches, runs.stream[:, None], grid, outcomes, reference, done)[:, :, 0].numpy()
-    ends = [[score(one, run, reference) for one in outcomes] for run in (runs.base, runs.source)]
+    grid = Grid("resid_post", asked.layers, None, asked.memory)
+    found = patched_for(asked.slm, runs.base, patches, runs.stream[:, None], grid, asked.outcomes, runs.reference, asked.done)[
+        :, :, 0
+    ].numpy()
     rows: list[dict[str, Any]] = []
     for number, one in enumerate(put_in):
         moved = one.moved.tolist()
-        if one.arm.name == "self" and any(moved):
-            raise PatchingError(f"Case {case.name!r}: what stands there already was put in and is something else. Positions do not match.")
-        for place, layer in enumerate(layers):
-            for which, outcome in enumerate(outcomes):
-                base, source, value = ends[0][which], ends[1][which], float(found[place, number, which])
-                if one.arm.name == "self" and value != base:
-                    raise PatchingError(f"Case {case.name!r}: nothing was changed, and {outcome.name} moved from {base} to {value}.")
-                rows.append(
-                    {"basis": one.basis, "layer": layer, "arm": one.arm.name, "dose": one.dose, "outcome": outcome.name}
-                    | {"base": base, "source": source, "value": value, "effect": value - base, "moved": moved[place]}
-                )
+        if one.arm.name == "self" and (any(moved) or (found[:, number] != runs.ends[0]).any()):
+            raise PatchingError(f"Case {case.name!r}: what stands there already was put in, and something changed. Positions do not match.")
+        for place, layer in enumerate(asked.layers):
+            pos, there = one.stands.pos.tolist(), one.stands.base[place]
+            far = asked.background.distances(case, layer, pos, there, one.values[place]) if asked.distance else float("nan")
+            rows += rows_of(asked, runs, one.arm.name, one.basis, layer, found[place, number].tolist(), one.dose, moved[place], far)
     return pd.DataFrame(rows)
 
 
-def reading_of(case: Case, runs: Runs, layers: Sequence[int], bases: Sequence[Basis], candidates: Sequence[str]) -> pd.DataFrame:
+def rows_of(
+    asked: Asked,
+    runs: Runs,
+    arm: str,
+    basis: str,
+    layer: int,
+    values: Sequence[float],
+    dose: float = 1.0,
+    moved: float = float("nan"),
+    distance: float = float("nan"),
+) -> list[dict[str, Any]]:
+    """Rows of one cell, one for each outcome."""
+    cell = {"basis": basis, "layer": layer, "arm": arm, "dose": dose}
+    base, source = runs.ends
+    return [
+        {**cell, "outcome": one.name, "base": base[which], "source": source[which], "value": values[which]}
+        | {"effect": values[which] - base[which], "moved": moved, "distance": distance}
+        for which, one in enumerate(asked.outcomes)
+    ]
+
+
+def reading_of(asked: Asked, case: Case, runs: Runs, candidates: Sequence[str]) -> pd.DataFrame:
     """What each basis itself says at the word: one row for every basis and layer.
 
     `margin` is its score of the clean word less that of the corrupted one, in the clean run, less the same in the corrupted run; each score is the greatest
@@ -208,8 +268,8 @@ def reading_of(case: Case, runs: Runs, layers: Sequence[int], bases: Sequence[Ba
     """
     rows, words = [], list(dict.fromkeys([case.words.clean, case.words.corrupted, *candidates]))
     clean, corrupted = runs.source_stream[:, list(case.span.clean)], runs.stream[:, list(case.span.corrupted)]
-    for basis in bases:
-        for number, layer in enumerate(layers):
+    for basis in asked.bases:
+        for number, layer in enumerate(asked.layers):
             said, other = (basis.score(one[number], layer, words).amax(0).double() for one in (clean, corrupted))
             margin = float((said[0] - said[1]) - (other[0] - other[1]))
             rank = float((said > said[0]).sum()) + float((said[1:] == said[0]).sum()) / 2

@@ -19,7 +19,7 @@ normalises over all live ids. A function of the user's own is wrapped in `Outcom
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -147,6 +147,11 @@ def narrowed(read: Read, outcome: Outcome) -> Read:
     stop, own = slice(outcome.units), outcome.continuations
     reference: dict[str, Tensor] | None = None if read.reference is None else {name: read.reference[name][stop] for name in own}
     return Read({name: read.logits[name][..., stop, :] for name in own}, {name: read.targets[name][stop] for name in own}, reference)
+
+
+def read_within(cover: Outcome, outcome: Outcome) -> Outcome:
+    """One of the outcomes that another covers, as an outcome of the runs laid out for that."""
+    return replace(cover, name=outcome.name, unit=outcome.unit, score=lambda read: outcome.score(narrowed(read, outcome)))
 
 
 def difference(units: int | None = None, among: Among = "speech") -> Outcome:

@@ -10,12 +10,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import xarray as xr
 from torch import Tensor
 
 from slm_interp import causal, hooked
 from slm_interp.causal import Case, Effect, Words
-from slm_interp.causal.arms import ARMS, DOSES, PRESETS
+from slm_interp.causal.arms import ARMS, CHECKS, DOSES, PRESETS
 from slm_interp.causal.bases import EmbeddingBasis, LensBasis, RandomBasis
+from slm_interp.causal.controls.natural import collect
+from slm_interp.causal.controls.random import Key, drawn
+from slm_interp.causal.controls.readers import what_is_read
+from slm_interp.causal.controls.variance import equal_variance
 from slm_interp.causal.planted import plant
 from slm_interp.errors import PatchingError, StoreError
 from slm_interp.lenses import LogitLens
@@ -23,6 +28,7 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.patching import outcomes, policies
 from slm_interp.patching.interventions import ComplementOnly, CopyCoordinates, Erase, Interchange, SwapCoordinates
 from slm_interp.patching.outcomes import Outcome
+from slm_interp.patching.spans import SpanPair
 from slm_interp.utterance import Span
 from tests.causal.made import planted_cases, tiny_case
 from tests.patching import plain
@@ -61,6 +67,8 @@ def hooked_value(slm: SpeechTextModel, case: Case, arm: str, pairs: Any, layer: 
         assert case.elsewhere is not None
         where = [position - case.span.corrupted.start + case.elsewhere.start for position in where]
     both = None if pairs is None else torch.cat(pairs)
+    if arm in ("variance", "natural", "dormant"):
+        return plain.score(slm, case.base, case.contrast, outcome, [(name, split_or_varied(slm, case, arm, pairs, layer, values, where))])
     made = {
         "whole": lambda: Interchange(values),
         "other_voice": lambda: Interchange(values),
@@ -72,6 +80,23 @@ def hooked_value(slm: SpeechTextModel, case: Case, arm: str, pairs: Any, layer: 
     return plain.score(slm, case.base, case.contrast, outcome, [made.hook("resid_post", layer, where)])
 
 
+def split_or_varied(slm: SpeechTextModel, case: Case, arm: str, pairs: Any, layer: int, values: Tensor, where: list[int]) -> Any:
+    """The arms whose directions come from the controls, as projections written out here."""
+    prompts = {tuple(one.tokens.tolist()): one for one in (case.source, case.base)}
+    states = collect(slm, list(prompts.values()), ["a"] * len(prompts), [layer])[layer]
+    rows = equal_variance(states, torch.cat(pairs)).directions if arm == "variance" else what_is_read(slm, [layer])[layer].basis
+
+    def put(resid: Tensor, hook: Any) -> Tensor:
+        resid = resid.clone()
+        x = resid[0, where].double()
+        to = values.double() if arm == "variance" else SwapCoordinates(*pairs)(resid[:, where], None)[0].double()
+        inside = (to - x) @ rows.T @ rows
+        resid[0, where] = (x + (to - x - inside if arm == "dormant" else inside)).float()
+        return resid
+
+    return put
+
+
 @pytest.mark.parametrize("longer", [False, True], ids=["one length", "two lengths"])
 def test_every_arm_is_what_a_plain_hook_does(tiny_slm, longer):
     case, policy = tiny_case(tiny_slm, longer=longer), policies.warped if longer else policies.same
@@ -79,13 +104,94 @@ def test_every_arm_is_what_a_plain_hook_does(tiny_slm, longer):
     effect = causal.run(tiny_slm, [case], basis, layers=layers, arms="full", policy=policy, outcome=[ONSET, WORD])
     for layer in layers:
         for name, arm in ARMS.items():
-            if not arm.has(case):
+            if not arm.has(case) or name in ("band", "direct"):
                 continue
             pairs = basis.pairs(layer, getattr(case.words, arm.first), case.words.corrupted) if arm.first else None
             for outcome in (ONSET, WORD):
                 wanted = hooked_value(tiny_slm, case, name, pairs, layer, outcome, policy)
                 where = {"layer": layer, "arm": name, "dose": 1.0, "outcome": outcome.name}
                 assert value_of(effect, **where) == pytest.approx(wanted, abs=EXACT), where
+
+
+def test_a_band_sets_the_coordinates_of_every_layer_and_one_of_one_layer_is_the_swap_there(tiny_slm):
+    case, basis, layers = tiny_case(tiny_slm), LensBasis(LogitLens(tiny_slm), tiny_slm), [1, 2]
+    effect = causal.run(tiny_slm, [case], basis, layers=layers, arms=["text", "band"], outcome=WORD)
+    where, wanted = list(case.span.corrupted), []
+    for of in ("logit", ""):
+        hooks = []
+        for layer in layers:
+            name = hooked.hook_at("resid_post", layer)
+            natural, there = (plain.activations(tiny_slm, prompt, name)[where].double() for prompt in (case.base, case.source))
+            rows = torch.cat(basis.pairs(layer, case.words.clean, case.words.corrupted)).double()
+            swapped = (natural @ torch.linalg.pinv(rows)).flip(-1)
+
+            def put(resid: Tensor, hook: Any, rows=rows, swapped=swapped, there=there, of=of) -> Tensor:
+                resid = resid.clone()
+                x = resid[0, where].double()
+                resid[0, where] = (x + (swapped - x @ torch.linalg.pinv(rows)) @ rows if of else there).float()
+                return resid
+
+            hooks.append((name, put))
+        wanted = plain.score(tiny_slm, case.base, case.contrast, WORD, hooks)
+        assert value_of(effect, arm="band", basis=of, layer=1) == pytest.approx(wanted, abs=EXACT)
+    for of, alone, dose in (("logit", "text", 1.0), ("", "whole", 1.0)):
+        last = {"basis": of, "layer": 2, "dose": dose}
+        assert value_of(effect, arm="band", **last) == pytest.approx(value_of(effect, arm=alone, **last), abs=EXACT)
+
+
+def test_the_direct_part_is_the_exchange_with_later_blocks_held_and_nothing_away_from_the_last_position(tiny_slm):
+    case = tiny_case(tiny_slm)
+    spans = (case.source, case.base)
+    ends = replace(
+        case, name="last", span=SpanPair("word", *(Span(len(one) - 2, len(one)) for one in spans)), other_voice=None, elsewhere=None
+    )
+    effect = causal.run(tiny_slm, [case, ends], LogitLens(tiny_slm), layers=[1, 3], arms=["text", "direct"], outcome=[ONSET, WORD])
+    values = effect.table.set_index(["case", "layer", "arm", "dose", "outcome"])["effect"]
+    assert (values["first", :, "direct"] == 0).all()
+    for outcome in (ONSET.name, WORD.name):
+        assert values["last", 3, "direct", 1.0, outcome] == pytest.approx(
+            values["last", 3, "text", 1.0, outcome], abs=EXACT
+        )  # no block is later
+        assert abs(values["last", 1, "direct", 1.0, outcome] - values["last", 1, "text", 1.0, outcome]) > 1e-2
+    where = list(ends.span.corrupted)
+    swap = SwapCoordinates(*LensBasis(LogitLens(tiny_slm), tiny_slm).pairs(1, "france", "rome")).hook("resid_post", 1, where)
+    names = [hooked.hook_at(site, block) for block in (1, 2) for site in ("attn_out", "mlp_out")]
+    kept = {name: plain.activations(tiny_slm, ends.base, name)[None] for name in names}
+    held = [(name, lambda value, hook: kept[hook.name]) for name in names]
+    base = plain.score(tiny_slm, ends.base, ends.contrast, ONSET, [])
+    wanted = plain.score(tiny_slm, ends.base, ends.contrast, ONSET, [swap, *held]) - base
+    assert values["last", 1, "direct", 1.0, ONSET.name] == pytest.approx(wanted, abs=EXACT)
+
+
+def test_random_directions_are_those_of_the_control_and_as_long_as_the_change_of_text(tiny_slm):
+    case, basis = tiny_case(tiny_slm), LensBasis(LogitLens(tiny_slm), tiny_slm)
+    effect = causal.run(tiny_slm, [case], basis, layers=[2], arms=["random_exact", "text"], outcome=[ONSET, WORD], seed=3)
+    assert effect.random is not None and effect.random_exact is not None
+    assert effect.random.dims == ("case", "basis", "layer", "draw") and effect.random.shape == (1, 1, 1, 1000)
+    where = list(case.span.corrupted)
+    resid = plain.activations(tiny_slm, case.base, hooked.hook_at("resid_post", 2))[where]
+    change = SwapCoordinates(*basis.pairs(2, "france", "rome"))(resid[None], None)[0] - resid
+    vectors = next(drawn(change, Key(3, case.name, 2), 50))
+    assert vectors.norm(dim=-1) == pytest.approx(change.norm(dim=-1).expand(50, -1), rel=1e-4)
+    for number in (0, 7):
+
+        def put(value: Tensor, hook: Any, number: int = number) -> Tensor:
+            value = value.clone()
+            value[0, where] += vectors[number]
+            return value
+
+        score = plain.score(tiny_slm, case.base, case.contrast, ONSET, [(hooked.hook_at("resid_post", 2), put)])
+        assert float(effect.random_exact[0, 0, 0, number]) == pytest.approx(score - effect.table["base"].iloc[0], abs=EXACT)
+    assert effect.agreement("logit", 2).correlation > 0.5
+
+
+def test_distances_are_told_by_the_prompts_of_other_cases(tiny_slm):
+    cases = [tiny_case(tiny_slm, str(number), by=number) for number in range(3)]
+    table = causal.run(tiny_slm, cases, LogitLens(tiny_slm), layers=[2], arms=["text", "self", "distance"], outcome=ONSET).table
+    assert table.loc[table["arm"] == "self", "distance"].tolist() == pytest.approx([1.0] * 3)
+    assert (table.loc[(table["arm"] == "text") & (table["dose"] == 2.0), "distance"] != 1).all()
+    alone = causal.run(tiny_slm, cases[:1], LogitLens(tiny_slm), layers=[2], arms=["text", "distance"], outcome=ONSET).table
+    assert alone["distance"].isna().all()  # there are no other prompts
 
 
 def test_several_pairs_of_directions_are_exchanged_together(tiny_slm):
@@ -122,7 +228,9 @@ def test_outcomes_that_share_their_runs_are_those_asked_for_alone(tiny_slm):
 
 def test_what_stands_there_already_changes_exactly_nothing_and_the_last_layer_reaches_nothing(tiny_slm):
     last = tiny_slm.model.cfg.n_layers
-    table = causal.run(tiny_slm, [tiny_case(tiny_slm)], LogitLens(tiny_slm), layers=[1, last], arms="full").table
+    table = causal.run(
+        tiny_slm, [tiny_case(tiny_slm)], LogitLens(tiny_slm), layers=[1, last], arms=["text", "self", "other_voice", "written_text"]
+    ).table
     assert (table.loc[table["arm"] == "self", ["effect", "moved"]] == 0).all(axis=None)
     heard = table[(table["layer"] == last) & ~table["arm"].str.startswith("written")]
     assert heard["effect"].abs().max() < EXACT  # no word stands at the last position
@@ -143,7 +251,7 @@ def test_a_case_has_no_row_for_what_it_lacks_and_the_effect_says_so(tiny_slm):
 
 def test_a_preset_says_what_it_leaves_out(tiny_slm):
     plan = causal.plan(tiny_slm, [tiny_case(tiny_slm)], LogitLens(tiny_slm))
-    assert set(plan.left_out) == set(ARMS) - set(PRESETS["quick"])
+    assert set(plan.left_out) == {*ARMS, *CHECKS} - set(PRESETS["quick"])
     assert "leaves out: copied" in repr(plan)
     assert "Leaves out: copied" in plan._repr_html_()
     assert "Left out: copied" in plan.run()._repr_html_()
@@ -153,8 +261,9 @@ def test_a_plan_counts_what_will_be_run(tiny_slm):
     plan = causal.plan(
         tiny_slm, [tiny_case(tiny_slm), tiny_case(tiny_slm, "second", by=3)], LogitLens(tiny_slm), arms="full", layers=[1, 2]
     )
-    table = plan.run().table
-    assert plan.cost.cells == len(table[table["outcome"] == ONSET.name])
+    effect = plan.run()
+    assert effect.random_exact is not None
+    assert plan.cost.cells == (effect.table["outcome"] == ONSET.name).sum() + effect.random_exact.size
     assert plan.cost.forwards == 2 * 5  # two prompts, a voice, two texts
     assert 0 < plan.cost.multiply_adds < plan.cost.plain
     assert plan.cost.seconds > 0
@@ -168,7 +277,8 @@ def test_a_plan_counts_what_will_be_run(tiny_slm):
 def test_shares_on_planted_models_are_the_planted_ones(kind, fraction, seed):
     model = cached(kind, fraction, seed=seed, n_contrasts=4)
     lens = LogitLens(model.slm)  # its directions are oblique
-    effect = causal.run(model.slm, planted_cases(model), lens, layers=model.layers, outcome=ONSET)
+    arms = ["text", "complement", "third"]
+    effect = causal.run(model.slm, planted_cases(model), lens, layers=model.layers, arms=arms, outcome=ONSET)
     for arm, wanted in (("text", model.fraction), ("complement", 1 - model.fraction), ("whole", 1.0)):
         share = effect.effects(arm, lens.name).mean() / effect.effects("whole").mean()
         assert share.tolist() == pytest.approx([wanted] * len(model.layers), abs=1e-4)
@@ -179,7 +289,7 @@ def test_shares_on_planted_models_are_the_planted_ones(kind, fraction, seed):
 
 def test_a_dead_model_moves_by_nothing():
     model = cached("dead", n_contrasts=4)
-    table = causal.run(model.slm, planted_cases(model), LogitLens(model.slm), layers=model.layers, arms="full").table
+    table = causal.run(model.slm, planted_cases(model), LogitLens(model.slm), layers=model.layers[:1], arms="full").table
     assert table["effect"].abs().max() < 1e-4
     assert (table["source"] - table["base"]).abs().max() < 1e-4
 
@@ -193,11 +303,11 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(tiny_slm, tmp_path: Pat
     whole, ran = plan.run(), []
     own = causal.experiment.Plan._run_one
 
-    def killed(self: Any, case: Case, memory: int, done: Any) -> Any:
+    def killed(self: Any, case: Case, asked: Any) -> Any:
         if len(ran) == 2:
             raise KeyboardInterrupt
         ran.append(case.name)
-        return own(self, case, memory, done)
+        return own(self, case, asked)
 
     monkeypatch.setattr(causal.experiment.Plan, "_run_one", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -220,9 +330,12 @@ def test_a_folder_of_other_settings_is_refused(tiny_slm, tmp_path: Path):
 
 def test_the_order_of_cases_does_not_matter(tiny_slm):
     cases = [replace(tiny_case(tiny_slm, str(number), by=number), word=f"pair {number}") for number in range(4)]
-    one, other = (causal.run(tiny_slm, own, LogitLens(tiny_slm)) for own in (cases, cases[::-1]))
+    arms = ["text", "distance", "random", "variance"]
+    one, other = (causal.run(tiny_slm, own, LogitLens(tiny_slm), layers=[2], arms=arms) for own in (cases, cases[::-1]))
     for first, second, columns in ((one.table, other.table, CELL), (one.reading, other.reading, ["case", "basis", "layer"])):
         pd.testing.assert_frame_equal(*(frame.sort_values(columns).reset_index(drop=True) for frame in (first, second)))
+    assert one.random is not None and other.random is not None
+    xr.testing.assert_identical(one.random, other.random.sortby("case"))
 
 
 # -- refusals ----------------------------------------------------------------------------------------
