@@ -73,9 +73,7 @@ def causal_files(plan: Plan, built: Built, out: Path) -> Tested:
     effect = plan.run(out)
     found, drawn = judged(effect), shown(effect)
     several = len(drawn) > 1
-    figures = {
-        f"{name}_{one.basis}" if several else name: figure for one in drawn for name, figure in figures_of(effect, one).items()
-    }
+    figures = {f"{name}_{one.basis}" if several else name: figure for one in drawn for name, figure in figures_of(effect, one).items()}
     _tables(effect, built, out)
     _verdict(found, effect, out)
     write_figures(figures, out / "figures")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from slm_interp import causal, speech
 from slm_interp.causal import building
@@ -33,6 +34,9 @@ OUTCOMES = {
     "onset": (outcomes.difference(units=1), outcomes.difference()),
     "word": (outcomes.difference(), outcomes.difference(units=1)),
 }
+DTYPES: Mapping[str, torch.dtype | None] = {
+    "float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "stored": None,
+}  # fmt: skip
 SPELLINGS = ("first_piece", "variants", "all_pieces")
 
 
@@ -94,7 +98,9 @@ def _first(built: Built, count: int) -> Built:
     """At most so many cases; the others are listed."""
     if len(built) <= count:
         return built
-    rest = pd.DataFrame([(case.name, "case", f"only the first {count} were asked for") for case in built.cases[count:]], columns=["name", "what", "why"])
+    rest = pd.DataFrame(
+        [(case.name, "case", f"only the first {count} were asked for") for case in built.cases[count:]], columns=["name", "what", "why"]
+    )
     return Built(built.cases[:count], pd.concat([built.left_out, rest], ignore_index=True), built.source)
 
 
@@ -107,7 +113,9 @@ def bases_of(slm: SpeechTextModel, asked: str) -> tuple[Any, ...]:
     """
     names = [one.strip() for one in asked.split(",") if one.strip()]
     if not names:
-        raise PatchingError("A causal test asks one lens or more, with commas between them: logit, embedding, or the folder of a saved one.")
+        raise PatchingError(
+            "A causal test asks one lens or more, with commas between them: logit, embedding, or the folder of a saved one."
+        )
     return tuple(_basis(slm, *_spelled(name)) for name in names)
 
 
@@ -123,6 +131,17 @@ def _basis(slm: SpeechTextModel, name: str, spelling: str) -> Any:
     if (Path(name) / "probe.json").is_file():
         return ProbeBasis(WordProbe.load(name, slm))
     return LensBasis(lens_of(slm, name), slm, spelling)  # type: ignore[arg-type]  # as above
+
+
+def dtype_of(asked: str) -> torch.dtype | None:
+    """What numbers a model computes in; None is what its files hold.
+
+    Raises:
+        PatchingError: another name.
+    """
+    if asked not in DTYPES:
+        raise PatchingError(f"Numbers are one of {', '.join(DTYPES)}; got {asked!r}.")
+    return DTYPES[asked]
 
 
 def layers_of(asked: str | None) -> list[int] | None:
@@ -142,7 +161,9 @@ def layers_of(asked: str | None) -> list[int] | None:
     return sorted(set(found))
 
 
-def plan_of(slm: SpeechTextModel, built: Built, lens: str, preset: str, layers: str | None, outcome: str, seed: int, policy: str | None) -> causal.Plan:
+def plan_of(
+    slm: SpeechTextModel, built: Built, lens: str, preset: str, layers: str | None, outcome: str, seed: int, policy: str | None
+) -> causal.Plan:
     """The plan, checked.
 
     Args:

@@ -11,7 +11,8 @@
 | `elsewhere` | a stretch of the corrupted prompt where neither word is heard, or nothing |
 | `prompt`, `word` | labels by which cases depend on each other, or nothing |
 
-`unit_table` writes what `unit_cases` reads. Seconds are not told: units count as 40 ms each. Another voice and prompts that are text do not fit into a table of units.
+`unit_table` writes what `unit_cases` reads. Seconds are not told: units count as 40 ms each. Another voice and prompts that are text do not fit into a
+table of units.
 """
 
 from __future__ import annotations
@@ -58,13 +59,9 @@ def unit_cases(slm: SpeechTextModel, table: pd.DataFrame | str | os.PathLike[str
             f"A table of units has the columns {', '.join(WANTED)}, and may have {', '.join(MAY)}; missing: {', '.join(absent) or 'none'}, "
             f"not known: {', '.join(unknown) or 'none'}."
         )
-    cases = []
-    for number, row in enumerate(data.fillna("").astype(str).to_dict("records"), 1):
-        try:
-            cases.append(_case(slm, row, form))
-        except (SlmInterpError, ValueError) as error:
-            raise PatchingError(f"Row {number} of the table of units, {row['name']!r}: {error}") from error
-    return Built(tuple(cases), LeftOut().table(), f"a table of {len(data)} rows of units")
+    rows = data.fillna("").astype(str).to_dict("records")
+    cases = tuple(_numbered(slm, number, row, form) for number, row in enumerate(rows, 1))
+    return Built(cases, LeftOut().table(), f"a table of {len(data)} rows of units")
 
 
 def unit_table(slm: SpeechTextModel, cases: Sequence[Case]) -> pd.DataFrame:
@@ -98,17 +95,23 @@ def unit_table(slm: SpeechTextModel, cases: Sequence[Case]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*WANTED, *MAY])
 
 
+def _numbered(slm: SpeechTextModel, number: int, row: Mapping[str, str], form: str | None) -> Case:
+    try:
+        return _case(slm, row, form)
+    except (SlmInterpError, ValueError) as error:
+        raise PatchingError(f"Row {number} of the table of units, {row['name']!r}: {error}") from error
+
+
 def _case(slm: SpeechTextModel, row: Mapping[str, str], form: str | None) -> Case:
     clean, corrupted = (_prompt(slm, row, side, form) for side in ("clean", "corrupted"))
     answer, distractor = (slm.vocabulary.unit_to_id(_numbers(row, f"{side}_units")) for side in ("answer", "distractor"))
-    spans = [prompt.words[0].span for prompt in (clean, corrupted)]
-    shift = spans[1].start - _span(row, "corrupted_span").start
+    shift = corrupted.words[0].span.start - _span(row, "corrupted_span").start
     near = {name: row[name] or None for name in ("third", "phonetic", "semantic") if name in row}
     return Case(
         row["name"],
         Contrast(clean, corrupted, answer, distractor),
         Words(row["clean"], row["corrupted"], **near),
-        SpanPair("word", *spans),
+        SpanPair("word", clean.words[0].span, corrupted.words[0].span),
         elsewhere=_span(row, "elsewhere").shifted(shift) if row.get("elsewhere") else None,
         prompt=row.get("prompt", ""),
         word=row.get("word", ""),
