@@ -13,7 +13,7 @@ from slm_interp.causal.cases import Case
 from slm_interp.causal.effect import Effect
 from slm_interp.causal.verdict import LINES, Verdict
 from slm_interp.page import Answer, Block, Figure, Page, Player, Section, Table, Text
-from slm_interp.plots.causal_data import ARMS, summary, with_specific
+from slm_interp.plots.causal_data import ARMS, at_layer, rows_of, summary, with_specific
 from slm_interp.report.causal_figures import Shown, figures_of
 from slm_interp.report.causal_verdict import Judged
 
@@ -181,8 +181,8 @@ def _cases(effect: Effect, shown: Sequence[Shown], cases: Sequence[Case], notes:
 
 def _case_table(effect: Effect, one: Shown, cases: Sequence[Case]) -> pd.DataFrame:
     words = {case.name: f"{case.words.clean} / {case.words.corrupted}" for case in cases}
-    rows = effect.table
-    rows = rows[(rows["layer"] == one.layer) & (rows["outcome"] == one.outcome) & (rows["dose"] == 1) & rows["basis"].isin(["", one.basis])]
+    rows = at_layer(rows_of(effect.table, one.basis, one.outcome, "both"), one.layer)
+    rows = rows[rows["dose"] == 1]
     wide = rows.pivot(index="case", columns="arm", values="effect")
     labels = rows.drop_duplicates("case").set_index("case")
     read = effect.reading[(effect.reading["basis"] == one.basis) & (effect.reading["layer"] == one.layer)].set_index("case")
