@@ -1,4 +1,4 @@
-"""The causal command: verdict, tables, figures and page are those of the functions it calls; it goes on where it was stopped, and refuses what it cannot read."""
+"""The causal command: its verdict, tables and page are those of the functions it calls; it goes on where it was stopped, and refuses other questions."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ def test_a_planted_mixture_gets_its_verdict_and_its_share(planted, whole):
 def test_the_plan_is_printed_with_its_cost_before_the_verdict(capsys, asked, whole):
     code, out, _ = run(capsys, *asked, str(whole))
     assert code == 0
-    places = [out.index(part) for part in (f"{CASES} cases from a table", "Leaves out: ", "Cost: ", "multiply-adds", "partly (line 5", "Open ")]
+    places = [
+        out.index(part) for part in (f"{CASES} cases from a table", "Leaves out: ", "Cost: ", "multiply-adds", "partly (line 5", "Open ")
+    ]
     assert places == sorted(places)
 
 
@@ -120,7 +122,9 @@ def test_a_folder_of_another_question_is_refused(capsys, asked, whole):
 
 
 def test_an_organism_asked_of_few_pairs_gets_a_page_that_says_why_there_is_no_verdict(capsys, tmp_path):
-    code, out, _ = run(capsys, "causal", "tiny-overlapped", "names", "--count", "2", "--layers", "5", "--out", str(tmp_path), "--no-pictures")
+    code, out, _ = run(
+        capsys, "causal", "tiny-overlapped", "names", "--count", "2", "--layers", "5", "--out", str(tmp_path), "--no-pictures"
+    )
     assert code == 0 and "no verdict: Halves need four clusters of words or more" in out
     said, page = json.loads((tmp_path / "verdict.json").read_text()), (tmp_path / "index.html").read_text()
     assert said["verdict"] == "no verdict" and "it looks better than it is" in page and page.count("<audio") == 4
@@ -136,9 +140,18 @@ def shown_page(effect: Effect, cases=()):
 def test_the_page_says_the_verdict_first_then_its_line_its_warnings_and_what_is_missing():
     effect = made.effect()
     page, verdict = shown_page(effect), effect.verdict("logit")
-    places = [page.index(part) for part in ("fewer than 40 clusters", "<strong>partly</strong>", f"Line {verdict.line} of the rule", "band.", "By logit")]
+    places = [
+        page.index(part)
+        for part in ("fewer than 40 clusters", "<strong>partly</strong>", f"Line {verdict.line} of the rule", "band.", "By logit")
+    ]
     assert places == sorted(places)
-    for part in ("other_voice (3 cases)", "What this cannot show", "made up", str(verdict.shares["text"]), str(verdict.shares["complement"])):
+    for part in (
+        "other_voice (3 cases)",
+        "What this cannot show",
+        "made up",
+        str(verdict.shares["text"]),
+        str(verdict.shares["complement"]),
+    ):
         assert part in page, part
     assert "http://" not in re.sub(r"http://www\.w3\.org|<script>.*?</script>", "", page, flags=re.DOTALL)
 
@@ -190,7 +203,13 @@ def test_a_table_of_units_read_back_gives_the_same_cases(planted):
             other.contrast.answer.tolist(),
             other.contrast.distractor.tolist(),
         )
-        assert (one.name, one.words, one.elsewhere, one.prompt, one.word) == (other.name, other.words, other.elsewhere, other.prompt, other.word)
+        assert (one.name, one.words, one.elsewhere, one.prompt, one.word) == (
+            other.name,
+            other.words,
+            other.elsewhere,
+            other.prompt,
+            other.word,
+        )
 
 
 @pytest.mark.parametrize(
@@ -232,7 +251,9 @@ def test_lenses_are_named_with_commas_between_them_and_a_spelling_after(planted)
 
 
 def test_what_is_neither_a_kind_nor_there_is_refused(planted):
-    with pytest.raises(PatchingError, match="Contrasts are one of names, neighbours, homophones, .* or a file or folder that is there; got 'nothing.csv'"):
+    with pytest.raises(
+        PatchingError, match="Contrasts are one of names, neighbours, homophones, .* or a file or folder that is there; got 'nothing.csv'"
+    ):
         Source("nothing.csv").cases(planted.slm)
     with pytest.raises(PatchingError, match="a count is 1 or more"):
         Source("names", count=0).cases(planted.slm)
