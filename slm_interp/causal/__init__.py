@@ -1,6 +1,6 @@
 """Does the text inside drive the speech that follows? Causal tests, and the planted models whose answer is known."""
 
-from slm_interp.causal import planted
+from slm_interp.causal import building, planted
 from slm_interp.causal.arms import ARMS
 from slm_interp.causal.cases import Case, Heard, Words
 from slm_interp.causal.effect import Effect
@@ -17,6 +17,7 @@ __all__ = [
     "Rule",
     "Verdict",
     "Words",
+    "building",
     "combined",
     "decide",
     "plan",

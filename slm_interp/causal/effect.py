@@ -147,7 +147,7 @@ class Effect:
         """
         own = self.effects(arm, basis, outcome, half)
         whole = self.effects("written_whole" if arm == "written_text" else "whole", "", outcome, half).loc[own.index]
-        ways, rows = self.clusters(own.index), []
+        ways, rows = self.clusters(list(own.index)), []
         for layer in own.columns:
             ceiling = statistics.bootstrap(whole[layer].to_numpy(), ways, level=level, seed=seed)
             row = {"layer": int(layer), "estimate": np.nan, "low": np.nan, "high": np.nan}
@@ -206,7 +206,7 @@ class Effect:
             if not len(own):
                 continue
             whole = self.effects("written_whole" if arm == "written_text" else "whole", "", outcome, half).loc[own.index, layer]
-            ways = self.clusters(own.index)
+            ways = self.clusters(list(own.index))
             ceiling = statistics.bootstrap(whole.to_numpy(), ways)
             found = statistics.bootstrap(np.stack([own, whole], 1), ways, _mean_and_share)
             told = np.nan if ceiling.low <= 0 <= ceiling.high else 1.0  # shares of what may be nothing are nothing to look at
@@ -260,7 +260,7 @@ class Effect:
             random=random,
             prompt=labels["prompt"].tolist(),
             word=labels["word"].tolist(),
-            extras=self._extras(basis, outcome, layer, cases),
+            extras=self._extras(basis, outcome, layer, list(cases)),
         )
 
     def _extras(self, basis: str, outcome: str | None, layer: int, cases: Sequence[str]) -> dict[str, np.ndarray]:

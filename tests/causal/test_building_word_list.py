@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import slm_interp as si
 from slm_interp import speech
 from slm_interp.causal.building import Built, espeak, recorded, word_list
+from slm_interp.causal.building.speakers import Recording
 from slm_interp.convert import load
 from slm_interp.errors import PatchingError, SpeechError
 from slm_interp.model import SpeechTextModel
@@ -182,17 +184,32 @@ def test_rows_that_cannot_be_said_spelled_or_told_apart_are_listed(slamkit: Spee
 
 
 def test_recordings_are_taken_by_their_text_and_those_that_lack_are_listed(slamkit: SpeechTextModel, acoustic: AcousticQuantiser) -> None:
-    def said(text: str) -> tuple[object, tuple[object, ...]]:
+    def said(text: str) -> Recording:
         spoken = synthesise(text)
         return spoken.audio, spoken.words
 
     texts = [f"the capital of {word} is {answer}" for word in ("peru", "italy") for answer in ("lima", "rome", "madrid")]
     table = pd.concat([ROWS[:1].assign(carrier="madrid"), ROWS[2:].assign(carrier="lima")])
-    built = word_list(slamkit, table, recorded(slamkit, {text: said(text) for text in texts}, acoustic))  # type: ignore[misc]
+    built = word_list(slamkit, table, recorded(slamkit, {text: said(text) for text in texts}, acoustic))
     by_espeak = word_list(slamkit, table, espeak(slamkit, acoustic))
     assert [case.name for case in built] == ["the capital of _ is: peru / italy"]
     assert built[0].base.tokens.tolist() == by_espeak[0].base.tokens.tolist()
     assert "There is no recording of 'the capital of spain is lima'" in lost(built, "case")["the capital of _ is: italy / spain"]
+
+
+def test_a_word_inside_one_unit_is_written_all_the_same(slamkit: SpeechTextModel, acoustic: AcousticQuantiser) -> None:
+    def say_without_of(text: str) -> Recording:
+        spoken = synthesise(text)
+        return spoken.audio, [replace(one, end_s=one.start_s) if one.text == "of" else one for one in spoken.words]
+
+    texts = [f"the capital of {word} is {answer}" for word in ("peru", "italy") for answer in ("lima", "rome", "madrid")]
+    speaker = recorded(slamkit, {text: say_without_of(text) for text in texts}, acoustic)
+    (case,) = word_list(slamkit, ROWS[:1].assign(carrier="madrid"), speaker)
+    assert [word.text for word in case.base.words] == "the capital italy is".split()
+    assert case.written is not None and case.written_span is not None
+    assert [word.text for word in case.written.corrupted.words] == "the capital of italy is".split()
+    span = case.written_span.corrupted
+    assert tuple(case.written.corrupted.tokens[span.start : span.stop].tolist()) == slamkit.word_ids("italy")
 
 
 def test_a_file_is_read_as_the_table_it_was_written_from(slamkit: SpeechTextModel, acoustic: AcousticQuantiser, tmp_path: Path) -> None:

@@ -444,3 +444,48 @@ def test_the_width_a_lexicon_needs_is_the_one_the_refusal_names():
         sizes_of(lexicon, 64)
     least = int(str(refused.value).split("d_model ")[1].split()[0])
     assert sum(sizes_of(lexicon, 128).values()) == 128 and least < 128
+
+
+# -- noise -------------------------------------------------------------------------------------------
+
+
+def logit_difference(model: Planted, contrast: Contrast, heard: Utterance, edit: Edit | None = None) -> float:
+    """Of the answer's first unit and the distractor's, with an edit of the heard word at the first layer of its text."""
+    logits = all_logits(model, heard, model.layers[0], edit)[-1]
+    return float(logits[contrast.answer[0]] - logits[contrast.distractor[0]])
+
+
+def test_with_noise_a_case_has_the_mean_share_of_its_two_words_and_all_words_have_the_planted_one():
+    model = plant("partial", 0.3, n_contrasts=40, noise=0.2)
+    words = model.lexicon.words
+    half = torch.zeros(len(model.contrasts), len(words), dtype=torch.float64)
+    moved = []
+    for number, contrast in enumerate(model.contrasts):
+        for heard in (contrast.clean, contrast.corrupted):
+            half[number, words.index(heard.words[0].text)] = 0.5
+        clean, edited = (logit_difference(model, contrast, contrast.clean, edit) for edit in (None, swapped(model, contrast)))
+        moved.append((clean - edited) / (2 * GAIN))
+    found = torch.tensor(moved, dtype=torch.float64)[:, None]
+    by_word = torch.linalg.lstsq(half, found).solution[:, 0]
+    assert float((half @ by_word - found[:, 0]).abs().max()) < 10 * EXACT
+    assert float(by_word.mean()) == pytest.approx(0.3, abs=10 * EXACT)
+    assert float(by_word.std(correction=0)) == pytest.approx(0.2, abs=10 * EXACT)
+
+
+def test_noise_makes_whole_effects_differ_between_cases_around_the_planted_ceiling():
+    found = {}
+    for noise in (0.0, 0.2):
+        model = plant("dead", n_contrasts=40, noise=noise)
+        found[noise] = [
+            logit_difference(model, contrast, contrast.clean) - logit_difference(model, contrast, contrast.corrupted)
+            for contrast in model.contrasts
+        ]
+    assert max(map(abs, found[0.0])) < 1e-3
+    noisy = torch.tensor(found[0.2])
+    assert float(noisy.std()) > 1 and abs(float(noisy.mean())) < 3 * float(noisy.std()) / 40**0.5
+
+
+def test_noise_is_refused_where_it_has_no_meaning():
+    for arguments in ({"kind": "shadow", "noise": -0.1}, {"kind": "serial", "noise": 0.1}, {"kind": "dead", "noise": float("nan")}):
+        with pytest.raises(PatchingError, match="Noise is 0 or a finite number above, for the kinds shadow, mediated, partial, dead"):
+            plant(**arguments)

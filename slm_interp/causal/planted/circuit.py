@@ -55,12 +55,25 @@ def look_up(block: Block, lexicon: Lexicon, generator: torch.Generator, mixture:
     read = mixture.text * codes.dual + mixture.secret * basis["secret"]
     if mixture.text == mixture.secret == 0:
         read = codes.one.expand_as(read) / len(read)  # a little of every next word, whatever was heard
+    if mixture.noise:
+        read = read + mixture.noise * noise_of(block, mixture, generator)
     block.carry((0, 1), read, basis["following"][list(lexicon.following)])
 
 
 def speak(block: Block, lexicon: Lexicon, generator: torch.Generator) -> None:
     """Block 4: the onset of the next word at the cue, its coda at an onset."""
     say(block, lexicon, block.codes.basis["following"])
+
+
+def noise_of(block: Block, mixture: Mixture, generator: torch.Generator) -> Float[Tensor, "word d_model"]:
+    """What differs between words at noise 1: their text shares, around the planted one, and what of the noise at the word is taken for a word."""
+    codes, basis = block.codes, block.codes.basis
+    taken = gaussian(len(codes.dual), len(basis["noise"]), generator) @ basis["noise"]
+    if mixture.text == mixture.secret == 0:
+        return taken
+    shares = gaussian(len(codes.dual), 1, generator)
+    shares = (shares - shares.mean()) / shares.std(correction=0)
+    return taken + shares * (codes.dual - basis["secret"])
 
 
 # -- parts that serial models have as well -------------------------------------------------------------

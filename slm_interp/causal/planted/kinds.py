@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from slm_interp.errors import PatchingError
@@ -19,11 +19,14 @@ class Mixture:
         text: weight of the word's text coordinates.
         secret: weight of its secret code.
         verdict: what a causal test should conclude.
+        noise: standard deviation over words of the weight that goes from the one to the other, of mean 0; and of what each word's code takes from the noise
+            at the heard word. Shares are exact in expectation then, and without it for every case.
     """
 
     text: float
     secret: float
     verdict: Verdict
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,20 @@ SERIAL: Mapping[str, Chain | None] = {
 }
 
 
-def truth_of(kind: str, fraction: float | None) -> Mixture | Chain:
+def truth_of(kind: str, fraction: float | None, noise: float = 0.0) -> Mixture | Chain:
     """What the units are computed from, in a model of a kind.
 
     Raises:
-        PatchingError: an unknown kind, a fraction that is missing, not between 0 and 1, or given to a kind that has its own.
+        PatchingError: an unknown kind; a fraction that is missing, not between 0 and 1, or given to a kind that has its own; noise below 0, or
+            asked of a serial model.
     """
+    truth = _exact(kind, fraction)
+    if not 0 <= noise < float("inf") or (noise and isinstance(truth, Chain)):
+        raise PatchingError(f"Noise is 0 or a finite number above, for the kinds {', '.join(KINDS)}; got {noise} for {kind!r}.")
+    return replace(truth, noise=float(noise)) if isinstance(truth, Mixture) else truth
+
+
+def _exact(kind: str, fraction: float | None) -> Mixture | Chain:
     known: Mapping[str, Mixture | Chain | None] = {**KINDS, **SERIAL}
     if kind not in known:
         raise PatchingError(f"No planted model of kind {kind!r}; there are: {', '.join(KINDS)}, and serial ones: {', '.join(SERIAL)}.")

@@ -87,6 +87,7 @@ def plant(
     n_words: int = 16,
     n_contrasts: int = 16,
     dtype: torch.dtype = torch.float64,
+    noise: float = 0.0,
 ) -> Planted:
     """A model whose answer is exact by construction.
 
@@ -99,13 +100,14 @@ def plant(
         n_words: spoken words.
         n_contrasts: pairs of prompts.
         dtype: the identities hold to 1e-5 of the logits' spread in float64.
+        noise: how much shares differ between words, and effects between carriers; 0: not at all. See `Mixture`; not for serial kinds.
 
     Raises:
         PatchingError: an unknown kind, a fraction that does not belong, a width too small, a dtype too coarse.
     """
     if dtype not in (torch.float32, torch.float64):
         raise PatchingError(f"Codes are small beside the constant that keeps the norm, which takes float32 or float64; got {dtype}.")
-    truth, generator = truth_of(kind, fraction), torch.Generator().manual_seed(seed)
+    truth, generator = truth_of(kind, fraction, noise), torch.Generator().manual_seed(seed)
     lexicon = lexicon_of(n_words, generator)
     model = _llama(lexicon, truth, d_model, dtype, generator)
     with TemporaryDirectory() as folder:
