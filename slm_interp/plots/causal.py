@@ -229,6 +229,7 @@ def placed(figure: go.Figure, margin: dict[str, int], listed: bool = False) -> g
     """The title at the very top, where a page takes it over; what the lines are between it and the picture."""
     legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "font": {"size": 12}, "traceorder": "normal"}
     place = {"yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 10}}
+    figure.update_xaxes(exponentformat="e").update_yaxes(exponentformat="e")
     return figure.update_layout(margin=margin, showlegend=listed, legend=legend, title=place)
 
 

@@ -42,8 +42,8 @@ CAPTIONS = {
     "by_layer": "Shares of what tells the two prompts apart (nats, where they are not told apart), of the cases named in the title. Grey: the middle 95% of "
     "random directions as long as the text swap. Below: the share of cases in which the lens ranks the clean word first in the clean run. Being read is not "
     "being used.",
-    "controls": "Every change that was made, as a share of the whole patch. Shaded: the share that counts as nothing. Filled marks decide; the others decide "
-    "nothing.",
+    "controls": "Every change that was made, as a share of the whole patch (nats, where there is none). Shaded: the share that counts as nothing. Filled marks "
+    "decide; the others decide nothing.",
     "doses": "The text swap in other doses than 1, also away from the clean word. On the dashed line the response is in proportion to the dose.",
     "random": "Each draw is a random direction, as long at every position as the change of the text swap. Left: effects to first order. Right: the first "
     "draws run exactly.",
@@ -122,7 +122,7 @@ def _missing(effect: Effect, judged: Judged) -> str:
     said = [f"{name} ({count} cases)" for name, count in effect.missing.items()]
     ruled = sorted({one for verdict in judged.verdicts.values() for one in verdict.missing})
     parts = [
-        f"Controls that the rule asks for and these cases do not have: {', '.join(ruled)}." if ruled else "",
+        f"Not measured: {', '.join(ruled)}." if ruled else "",
         f"Cases that cannot have a control: {', '.join(said)}." if said else "",
         f"Controls that were not asked for: {', '.join(effect.left_out)}." if effect.left_out else "",
     ]
