@@ -224,6 +224,53 @@ def transcription(
         typer.echo(write_pictures(found.figures, out / "figures"))
 
 
+@cli.command()
+def causal(
+    checkpoint: Checkpoint,
+    contrasts: Annotated[
+        str,
+        typer.Argument(
+            help="Of an organism: names, neighbours, homophones, next-names, next-neighbours. Else a .csv of words or of units, a .parquet of spoken "
+            "facts, or an aligned corpus."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for verdict, tables, figures and page; given again, it is gone on with.")],
+    lens: Annotated[
+        str, typer.Option(help="Whose directions: logit, embedding, or folders of saved lenses and probes, with commas between them.")
+    ] = "logit",
+    preset: Annotated[str, typer.Option(help="`quick`: what the rule asks; `full`: every control.")] = "quick",
+    layers: Annotated[str | None, typer.Option(help="After how many blocks: 3,4,6-8. All but the last if not given.")] = None,
+    outcome: Annotated[str, typer.Option(help="What the verdict is about: the `onset` unit of the answer, or the whole `word`.")] = "onset",
+    count: Annotated[int, typer.Option(help="Pairs drawn of an organism; at most so many cases of a file.")] = 48,
+    policy: Annotated[str, typer.Option(help="How spans of unequal length meet.")] = "warped",
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16, or `stored`.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Of contrasts, halves and random directions.")] = 0,
+    column: Annotated[list[str], typer.Option(help="For tables: prompt=audio says which column is which. Give it several times.")] = [],  # noqa: B006
+    pictures: Annotated[bool, typer.Option(help="Draw the figures as PNG too, where kaleido and a browser are there.")] = True,
+    text_tokenizer: Tokenizer = None,
+    family: Family = None,
+    quantiser: Quantiser = None,
+    form: PromptForm = None,
+    n_units: Units = None,
+) -> None:
+    """Does the text inside drive the speech that follows? A verdict by the written rule, every control beside it; resumable."""
+    from slm_interp import speech
+    from slm_interp.convert import load
+    from slm_interp.report import write_pictures
+    from slm_interp.report.causal import announced, causal_files
+    from slm_interp.report.causal_asking import Source, dtype_of, plan_of
+
+    carried = speech.load_quantiser(quantiser) if quantiser is not None else None
+    slm = load(checkpoint, text_tokenizer, family=family, n_units=n_units, quantiser=carried, dtype=dtype_of(dtype))
+    built = Source(contrasts, count, seed, tuple(column), carried, form).cases(slm)
+    plan = plan_of(slm, built, lens, preset, layers, outcome, seed, policy)
+    typer.echo(f"{slm!r}\n{announced(plan, built)}\n")
+    found = causal_files(plan, built, out)
+    typer.echo(found)
+    if pictures:
+        typer.echo(write_pictures(found.figures, out / "figures"))
+
+
 @organism.command("list")
 def organism_list() -> None:
     """The recipes there are."""

@@ -37,6 +37,14 @@ class Text:
     text: str
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a reader came for, in large letters, and why in a sentence."""
+
+    text: str
+    reason: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Figure:
     """A plotly figure. `label` says in one sentence what it shows, for readers who cannot see it."""
@@ -63,7 +71,7 @@ class Player:
     words: Sequence[Word] = ()
 
 
-Block: TypeAlias = Text | Figure | Table | Player
+Block: TypeAlias = Text | Answer | Figure | Table | Player
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +206,8 @@ def _section(section: Section, index: int, names: _Names) -> str:
 def _block(block: Block, names: _Names, title: str) -> str:
     if isinstance(block, Text):
         return _paragraphs(block.text)
+    if isinstance(block, Answer):
+        return f'<div class="answer"><strong>{escape(block.text)}</strong>{_paragraphs(block.reason)}</div>'
     if isinstance(block, Figure):
         return _figure(block, names.next())
     if isinstance(block, Table):

@@ -1,0 +1,181 @@
+"""What the causal command is asked, as words on a command line: contrasts, lenses, layers, outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from slm_interp import causal, speech
+from slm_interp.causal import building
+from slm_interp.causal.bases import EmbeddingBasis, LensBasis, ProbeBasis
+from slm_interp.causal.building.cases_built import Built
+from slm_interp.causal.building.unit_table import unit_cases
+from slm_interp.errors import PatchingError
+from slm_interp.lenses.probe.probe import WordProbe
+from slm_interp.model import SpeechTextModel
+from slm_interp.organisms.world import World
+from slm_interp.patching import outcomes
+from slm_interp.report.transcription import lens_of
+from slm_interp.speech import Quantiser
+
+KINDS: Mapping[str, tuple[Callable[..., Built], str]] = {
+    "names": (building.heard_word, "names"),
+    "neighbours": (building.heard_word, "neighbours"),
+    "homophones": (building.heard_word, "homophones"),
+    "next-names": (building.spoken_word, "names"),
+    "next-neighbours": (building.spoken_word, "neighbours"),
+}
+OUTCOMES = {
+    "onset": (outcomes.difference(units=1), outcomes.difference()),
+    "word": (outcomes.difference(), outcomes.difference(units=1)),
+}
+DTYPES: Mapping[str, torch.dtype | None] = {
+    "float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "stored": None,
+}  # fmt: skip
+SPELLINGS = ("first_piece", "variants", "all_pieces")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where cases come from.
+
+    Args:
+        contrasts: one of `KINDS`, asked of an organism; a `.csv` of words (`word_list`) or of units (`unit_cases`); a `.parquet` of spoken facts; or
+            an aligned corpus, as `speech.corpus` reads it.
+        count: pairs drawn, or at most so many cases.
+        seed: of what is drawn.
+        columns: for tables, `ours=theirs` each.
+        quantiser: of sound; None is the one that the checkpoint carries.
+        form: prompt form.
+        voices: eSpeak's, for lists of words: the one that speaks, and another for the control.
+    """
+
+    contrasts: str
+    count: int = 48
+    seed: int = 0
+    columns: tuple[str, ...] = ()
+    quantiser: Quantiser | None = None
+    form: str | None = None
+    voices: tuple[str, str] = ("en-us", "en-gb")
+
+    def cases(self, slm: SpeechTextModel) -> Built:
+        """The cases, as the model reads them.
+
+        Raises:
+            PatchingError: a source of no known kind, fewer than one case, or nothing that can be built.
+        """
+        if self.count < 1 or any(one.count("=") != 1 for one in self.columns):
+            raise PatchingError(f"Columns are written ours=theirs and a count is 1 or more; got {self.columns}, {self.count}.")
+        path = Path(self.contrasts)
+        if not path.exists():
+            if self.contrasts not in KINDS:
+                raise PatchingError(
+                    f"Contrasts are one of {', '.join(KINDS)}, asked of an organism, or a file or folder that is there; got {self.contrasts!r}."
+                )
+            build, kind = KINDS[self.contrasts]
+            return build(slm, World(seed=0), kind, self.count, seed=self.seed)
+        return _first(self._read(slm, path), self.count)
+
+    def _read(self, slm: SpeechTextModel, path: Path) -> Built:
+        columns = dict(one.split("=") for one in self.columns)
+        if path.suffix == ".csv":
+            table = pd.read_csv(path, dtype=str, keep_default_na=False).rename(columns={theirs: ours for ours, theirs in columns.items()})
+            if "clean_units" in table:
+                return unit_cases(slm, table, self.form)
+            say, again = (building.espeak(slm, self.quantiser, voice, form=self.form) for voice in self.voices)
+            return building.word_list(slm, table, say, again)
+        if path.suffix == ".parquet" and "right" in columns:
+            return building.fact_pairs(slm, path, columns, self.quantiser, self.form)
+        return building.corpus_pairs(slm, speech.corpus(slm, path, columns or None, self.quantiser, self.form))
+
+
+def _first(built: Built, count: int) -> Built:
+    """At most so many cases; the others are listed."""
+    if len(built) <= count:
+        return built
+    rest = pd.DataFrame(
+        [(case.name, "case", f"only the first {count} were asked for") for case in built.cases[count:]], columns=["name", "what", "why"]
+    )
+    return Built(built.cases[:count], pd.concat([built.left_out, rest], ignore_index=True), built.source)
+
+
+def bases_of(slm: SpeechTextModel, asked: str) -> tuple[Any, ...]:
+    """Bases by their names with commas between them: `logit`, `embedding`, or the folder of a saved lens or probe; `:variants` or `:all_pieces` after it.
+
+    Raises:
+        PatchingError: none, or an unknown spelling.
+        ReadoutError: a folder with no lens in it, or with one of another model.
+    """
+    names = [one.strip() for one in asked.split(",") if one.strip()]
+    if not names:
+        raise PatchingError(
+            "A causal test asks one lens or more, with commas between them: logit, embedding, or the folder of a saved one."
+        )
+    return tuple(_basis(slm, *_spelled(name)) for name in names)
+
+
+def _spelled(name: str) -> tuple[str, str]:
+    """A name without its spelling, and the spelling."""
+    bare, _, spelling = name.rpartition(":")
+    return (bare, spelling) if bare and spelling in SPELLINGS else (name, "first_piece")
+
+
+def _basis(slm: SpeechTextModel, name: str, spelling: str) -> Any:
+    if name == "embedding":
+        return EmbeddingBasis(slm, spelling)  # type: ignore[arg-type]  # one of SPELLINGS
+    if (Path(name) / "probe.json").is_file():
+        return ProbeBasis(WordProbe.load(name, slm))
+    return LensBasis(lens_of(slm, name), slm, spelling)  # type: ignore[arg-type]  # as above
+
+
+def dtype_of(asked: str) -> torch.dtype | None:
+    """What numbers a model computes in; None is what its files hold.
+
+    Raises:
+        PatchingError: another name.
+    """
+    if asked not in DTYPES:
+        raise PatchingError(f"Numbers are one of {', '.join(DTYPES)}; got {asked!r}.")
+    return DTYPES[asked]
+
+
+def layers_of(asked: str | None) -> list[int] | None:
+    """`3,4,6-8` as 3 4 6 7 8; None for all.
+
+    Raises:
+        PatchingError: something else.
+    """
+    if asked is None:
+        return None
+    found: list[int] = []
+    for part in asked.split(","):
+        ends = part.strip().split("-")
+        if len(ends) > 2 or not all(one.strip().isdigit() for one in ends):
+            raise PatchingError(f"Layers are written as numbers and ranges with commas between them, such as 3,4,6-8; got {asked!r}.")
+        found += range(int(ends[0]), int(ends[-1]) + 1)
+    return sorted(set(found))
+
+
+def plan_of(
+    slm: SpeechTextModel, built: Built, lens: str, preset: str, layers: str | None, outcome: str, seed: int, policy: str | None
+) -> causal.Plan:
+    """The plan, checked.
+
+    Args:
+        lens, layers: as `bases_of` and `layers_of` read them.
+        preset: of arms, `quick` or `full`.
+        outcome: `onset` or `word`: which of the two the verdict is about; both are measured.
+        policy: how spans of unequal length meet; None takes spans of one length alone.
+
+    Raises:
+        PatchingError: what `causal.plan` refuses, or another outcome.
+    """
+    if outcome not in OUTCOMES:
+        raise PatchingError(f"An outcome is one of {', '.join(OUTCOMES)}; got {outcome!r}.")
+    chosen: Sequence[Any] = bases_of(slm, lens)
+    return causal.plan(slm, built.cases, chosen, layers_of(layers), preset, policy, OUTCOMES[outcome], seed)
