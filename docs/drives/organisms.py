@@ -26,7 +26,7 @@ from slm_interp.organisms import RECIPES, names
 from slm_interp.organisms.corpus import prompts
 from slm_interp.organisms.recipe import Recipe
 from slm_interp.organisms.rows import rows
-from slm_interp.organisms.sounds import Sample
+from slm_interp.organisms.samples import Sample
 from slm_interp.patching import outcomes
 
 HERE = Path(__file__).parent
