@@ -1,6 +1,6 @@
 """Does text drive speech in the organisms? Effects, verdicts and pictures of docs/does-text-drive-speech.md.
 
-    python docs/drives/organisms.py [ORGANISM ...]     all that ship if none is named; about ten minutes each on a quiet core
+    python docs/drives/organisms.py [ORGANISM ...]     all that ship if none is named
 
 Three questions are asked of each: of the word that is heard, of the word that is to be said, and of homophones. The first outcome, that of the verdict, is
 the whole word; the onset unit stands beside it. Runs go to `out/drives/` case by case, so that what was cut off goes on.
@@ -18,15 +18,15 @@ import torch
 
 import slm_interp as si
 from slm_interp import causal
-from slm_interp.causal.bases import Basis, EmbeddingBasis, LensBasis, ProbeBasis
+from slm_interp.causal.bases import Basis, LensBasis, ProbeBasis
 from slm_interp.causal.building import heard_word, spoken_word
 from slm_interp.files import write_text
-from slm_interp.lenses import Aim, JacobianRecipe, TunedRecipe, collect, fit_jacobian, train_probe, train_tuned
+from slm_interp.lenses import Aim, TunedRecipe, collect, train_probe, train_tuned
 from slm_interp.organisms import RECIPES, names
 from slm_interp.organisms.corpus import prompts
 from slm_interp.organisms.recipe import Recipe
 from slm_interp.organisms.rows import rows
-from slm_interp.organisms.sounds import Sample
+from slm_interp.organisms.samples import Sample
 from slm_interp.patching import outcomes
 
 HERE = Path(__file__).parent
@@ -40,6 +40,7 @@ QUESTIONS: dict[str, tuple[Callable[..., Sequence[causal.Case]], tuple[str, ...]
 TARGET = {"heard": "current", "said": "next", "homophones": "current"}  # what the probe was trained to read
 OUTCOMES = (outcomes.difference(), outcomes.difference(units=1))
 SENTENCES = 500  # that the probe is trained on
+ARMS = ("whole", "text", "complement", "third", "elsewhere", "self", "other_voice", "random", "distance", "written_whole", "written_text")
 
 
 def main() -> None:
@@ -64,8 +65,7 @@ def lenses_of(slm: si.SpeechTextModel, recipe: Recipe) -> list[Basis]:
     """Lenses trained now, on rows of the organism's own world."""
     material = rows(slm, recipe)
     tuned = train_tuned(slm, material, Aim("speech", "text"), TunedRecipe(passes=2))
-    jacobian = fit_jacobian(slm, material[:32], JacobianRecipe(), dim_batch=32).lens()
-    return [LensBasis(si.LogitLens(slm), slm), LensBasis(tuned, slm), LensBasis(jacobian, slm), EmbeddingBasis(slm)]
+    return [LensBasis(si.LogitLens(slm), slm), LensBasis(tuned, slm)]
 
 
 def spoken(slm: si.SpeechTextModel, recipe: Recipe) -> list[si.Utterance]:
@@ -90,7 +90,7 @@ def effect_of(
     left_out = pd.concat([one.left_out for one in built], ignore_index=True)
     write_text(folder / "left_out.csv", left_out.to_csv(index=False))
     print(slm, question, len(cases), "cases of", sum(len(one) for one in built), "; left out:", len(left_out), flush=True)
-    plan = causal.plan(slm, cases, [*lenses, ProbeBasis(probe)], arms="full", policy="warped", outcome=OUTCOMES)
+    plan = causal.plan(slm, cases, [*lenses, ProbeBasis(probe)], arms=ARMS, policy="warped", outcome=OUTCOMES)
     print(plan, flush=True)
     effect = plan.run(folder / "parts")
     effect.save(saved)

@@ -1,6 +1,6 @@
 """Coverage of the intervals, and error rates of the verdict, on simulated cases: the tables of docs/verdict.md.
 
-    python docs/verdict/coverage.py [intervals | verdicts | alarms]     all of them if none is named; three minutes of one core
+    python docs/verdict/coverage.py [intervals | verdicts | alarms]     all of them if none is named; two minutes of one core
 
 1. intervals: how often they hold the truth, by number of clusters, ways of clustering and tails; beside the percentile bootstrap, which the verdict
    uses, its expanded form (Hesterberg 2015, The American Statistician 69(4), 3.3) and a two-way sandwich (Cameron, Gelbach & Miller 2011, Journal of

@@ -11,7 +11,7 @@ Each arm puts other residuals in the place of those that stand at some positions
 | `complement` | the word | the clean run's residuals with their coordinates in that span left as they are in `x` |
 | `erased` | the word | `x` without its part in that span |
 | `variance` | the word | as `copied`, in a subspace of as many dimensions in which the stream varies as much (`controls.variance`) |
-| `natural`, `dormant` | the word | the part of the change of `text` inside, and outside, what later blocks read (`controls.readers`) |
+| `read`, `unread` | the word | the part of the change of `text` inside, and outside, what later blocks read (`controls.readers`) |
 | `third`, `phonetic`, `semantic` | the word | as `text`, with a third word, or a neighbour of A, in the place of A |
 | `elsewhere` | where neither is heard | as `text` |
 | `self` | the word | `x`: nothing may change |
@@ -176,8 +176,8 @@ ARMS: Mapping[str, Arm] = {
         Arm("complement", "everything but those coordinates", _complement),
         Arm("erased", "no coordinates in the words' span", _erased),
         Arm("variance", "coordinates in a subspace of equal variance", _variance),
-        Arm("natural", "the part of the exchange that later blocks read", _inside),
-        Arm("dormant", "the part that they do not read", _outside),
+        Arm("read", "the part of the exchange that later blocks read", _inside),
+        Arm("unread", "the part that they do not read", _outside),
         Arm("third", "a third word in the place of the clean one", swapped, first="third", needs="third"),
         Arm("phonetic", "a word near in sound in its place", swapped, first="phonetic", needs="phonetic"),
         Arm("semantic", "a word near in meaning in its place", swapped, first="semantic", needs="semantic"),

@@ -189,7 +189,7 @@ def at_layer(asked: Asked, runs: Runs, arm: Arm, number: int, pairs: Pairs | Non
     stands, layer = runs.places[arm.place], asked.layers[number]
     taken = None if stands.taken is None else stands.taken[number]
     last = int(stands.pos[-1]) == runs.base.laid.prompt - 1
-    read = asked.background.read(layer, last) if arm.name in ("natural", "dormant") else None
+    read = asked.background.read(layer, last) if arm.name in ("read", "unread") else None
     natural = asked.background.natural[layer] if arm.name == "variance" else None
     return AtLayer(stands.base[number], taken, pairs, read, natural)
 

@@ -66,8 +66,8 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "written_text": Arm("written: text swap", "places", "The text swap in prompts that are text, as a share of the whole patch there.", "written_whole"),
         "variance": Arm("equal-variance subspace", "directions", "Coordinates in a subspace of as much variance copied."),
         "erased": Arm("both words erased", "directions", "The directions of the two words projected out."),
-        "natural": Arm("part that is read", "directions", "The part of the text swap inside what later blocks read."),
-        "dormant": Arm("dormant part", "directions", "The part of the text swap outside of what later blocks read."),
+        "read": Arm("part that is read", "directions", "The part of the text swap inside what later blocks read."),
+        "unread": Arm("part that is not read", "directions", "The part of the text swap outside of what later blocks read."),
         "direct": Arm("direct path", "directions", "The part of the text swap that reaches the logits with all later blocks frozen."),
     }
 )  # fmt: skip

@@ -21,9 +21,7 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.patching.interventions import Subspace, SwapCoordinates
 from tests.replicas import N_UNITS, VARIANTS, write_slamkit
 
-PIECES = [
-    "<unk>", "▁", "▁un", "do", "tie", "▁paris", "▁Paris", "paris", "Paris", "▁rome", "▁Rome", "rome", "r", "ome", "▁oslo", "oslo", "▁O", "slo", "▁old"
-]  # fmt: skip
+PIECES = "<unk> ▁ ▁un do tie ▁paris ▁Paris paris Paris ▁rome ▁Rome rome r ome ▁oslo oslo ▁O slo ▁old undo untie".split()
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +103,7 @@ def test_words_with_one_first_piece_are_refused_by_name_and_told_apart_by_the_pi
     for basis in (LensBasis(LogitLens(slm), slm), LensBasis(LogitLens(slm), slm, "variants"), EmbeddingBasis(slm)):
         with pytest.raises(PatchingError, match=r"'undo' and 'untie' both begin with '.*un': they have one direction.*all_pieces"):
             basis.pairs(1, "undo", "untie")
+    assert slm.text_segment("undo").ids[0] != slm.text_segment("untie").ids[0]  # as they open a text; inside one they begin alike
     first, second = LensBasis(LogitLens(slm), slm, "all_pieces").pairs(1, "undo", "untie")
     torch.testing.assert_close(torch.cat([first, second]), directions_of(slm, [id_of("do"), id_of("tie")]))
     with pytest.raises(PatchingError, match="both begin"):

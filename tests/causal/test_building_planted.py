@@ -47,7 +47,7 @@ def test_the_follower_of_a_third_word_begins_with_another_unit_than_answer_and_d
 
 
 def test_where_no_such_word_is_there_is_no_third_and_the_case_says_so() -> None:
-    (case,) = planted_cases(plant("mediated", n_words=4, n_contrasts=1))
+    (case,) = planted_cases(plant("mediated", n_words=6, n_contrasts=1))
     assert case.words.third is None
     assert "without a third word" in repr(case)
 

@@ -101,6 +101,12 @@ def test_a_subspace_of_components_finds_itself_whatever_its_basis_and_dependent_
         assert found.overlap == pytest.approx(1) and found.variance == pytest.approx(found.wanted)
 
 
+def test_nearest_is_by_ratio() -> None:
+    states, components = with_variances([10.0, 1.0])
+    found = equal_variance(states, (components[0] + 2**0.5 * components[1])[None])
+    assert found.wanted == pytest.approx(4) and found.first == 0  # 10 is 2.5 times 4; 1 is a quarter of it
+
+
 def test_variance_within_the_text_is_what_erasing_it_takes_away() -> None:
     states, _ = with_variances(SPECTRUM)
     pair = normal(2, 10, 5)

@@ -68,7 +68,7 @@ def hooked_value(slm: SpeechTextModel, case: Case, arm: str, pairs: Any, layer: 
         assert case.elsewhere is not None
         where = [position - case.span.corrupted.start + case.elsewhere.start for position in where]
     both = None if pairs is None else torch.cat(pairs)
-    if arm in ("variance", "natural", "dormant"):
+    if arm in ("variance", "read", "unread"):
         return plain.score(slm, case.base, case.contrast, outcome, [(name, split_or_varied(slm, case, arm, pairs, layer, values, where))])
     made = {
         "whole": lambda: Interchange(values),
@@ -92,7 +92,7 @@ def split_or_varied(slm: SpeechTextModel, case: Case, arm: str, pairs: Any, laye
         x = resid[0, where].double()
         to = values.double() if arm == "variance" else SwapCoordinates(*pairs)(resid[:, where], None)[0].double()
         inside = (to - x) @ rows.T @ rows
-        resid[0, where] = (x + (to - x - inside if arm == "dormant" else inside)).float()
+        resid[0, where] = (x + (to - x - inside if arm == "unread" else inside)).float()
         return resid
 
     return put

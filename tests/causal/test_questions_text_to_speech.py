@@ -7,14 +7,17 @@ from dataclasses import replace
 import pytest
 
 from slm_interp import hooked
+from slm_interp.causal import Case, Words
 from slm_interp.causal.questions.text_to_speech import TextToSpeech, text_to_speech
 from slm_interp.errors import PatchingError
+from slm_interp.model import SpeechTextModel
 from slm_interp.patching import outcomes
 from slm_interp.patching.interventions import Interchange
 from slm_interp.patching.policies import last_unit
 from slm_interp.patching.spans import SpanPair
-from slm_interp.utterance import Span
+from slm_interp.utterance import Contrast, Span
 from tests.causal.asked import EXACT, heard, plain, planted, with_text
+from tests.patching.conftest import contrast_of, prompt_of
 
 FIRST = outcomes.logit_difference()
 COARSE = 1e-2  # norms are matched: the constant that keeps the norm takes part
@@ -56,6 +59,24 @@ def test_a_pair_of_layers_is_that_of_plain_hooks() -> None:
     for found, values, where in ((row, matched, span), (lone, there, [span.stop - 1])):
         hook = Interchange(values).hook("resid_post", 3, where)
         assert found["base"] + found["other_word"] == pytest.approx(plain(model.slm, case.base, case.contrast, outcome, [hook]), abs=EXACT)
+
+
+def test_lengths_are_those_of_what_is_replaced(tiny_slm: SpeechTextModel) -> None:
+    """On a model in which they differ; planted models keep all residuals about equally long."""
+    clean, corrupted = (
+        prompt_of(tiny_slm, {"the": [3, 7], word: units, "of": [0, 1]}, word)
+        for word, units in (("capital", [11, 7, 5]), ("france", [2, 14]))
+    )
+    contrast = contrast_of(tiny_slm, clean, corrupted)
+    written = Contrast(*(tiny_slm.text_prompt(f" the {word}") for word in ("capital", "france")), contrast.answer, contrast.distractor)
+    spans, texts = (SpanPair("word", *(prompt.words[1].span for prompt in (one.clean, one.corrupted))) for one in (contrast, written))
+    case = Case("tiny", contrast, Words("capital", "france"), spans, written=written, written_span=texts)
+    row = text_to_speech(tiny_slm, [case], [2], [1], outcomes.difference()).table.iloc[0]
+    there = hooked.residuals(tiny_slm.model, written.clean.tokens)[2, texts.clean.stop - 1]
+    here = hooked.residuals(tiny_slm.model, corrupted.tokens)[1, list(spans.corrupted)]
+    hook = Interchange(there * here.norm(dim=-1, keepdim=True) / there.norm()).hook("resid_post", 1, spans.corrupted)
+    assert row["base"] + row["other_word"] == pytest.approx(plain(tiny_slm, corrupted, contrast, outcomes.difference(), [hook]), abs=1e-5)
+    assert abs(float(there.norm() / here.norm(dim=-1).mean()) - 1) > 0.01
 
 
 def test_the_last_piece_of_a_longer_stretch_is_taken() -> None:

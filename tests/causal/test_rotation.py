@@ -80,7 +80,8 @@ def test_of_a_model_in_which_nothing_depends_on_the_word_there_is_nothing_to_lea
 # -- examples ----------------------------------------------------------------------------------------
 
 
-def test_examples_are_the_engine_s_numbers_and_the_interventions_hooks(tmp_path: Path) -> None:
+@torch.no_grad()
+def test_examples_are_the_engine_s_numbers_and_the_interventions_hooks() -> None:
     model = planted("mediated")
     some = cases(model)[:3]
     made = laid_out(model.slm, some, LAYER, same, both_ways=True)
@@ -125,8 +126,15 @@ def test_angles_are_scipy_s_small_ones_too() -> None:
     near = first + 1e-6 * torch.randn(3, 20, dtype=torch.float64)
     for other in (second, near, torch.cat([near[:1], second[:2]])):
         theirs = np.rad2deg(np.sort(subspace_angles(first.T.numpy(), other.T.numpy())))
-        np.testing.assert_allclose(principal_angles(first, other).numpy(), theirs, rtol=1e-4, atol=1e-9)
+        np.testing.assert_allclose(principal_angles(first, other).numpy(), theirs, rtol=1e-4, atol=1e-7)
         assert overlap(first, other) == pytest.approx(float(np.mean(np.cos(np.deg2rad(theirs)) ** 2)))
+
+
+def test_small_angles_are_as_exact_as_large_ones() -> None:
+    for turn in (1e-9, 1e-4, 0.5, 1.5):
+        turned = torch.tensor([[np.cos(turn), np.sin(turn), 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+        found = principal_angles(torch.eye(3, dtype=torch.float64)[:1], turned)
+        np.testing.assert_allclose(found.numpy(), [np.rad2deg(turn)], rtol=1e-6)
 
 
 def test_the_overlap_of_random_subspaces_is_that_of_chance_on_average() -> None:
