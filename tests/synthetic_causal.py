@@ -30,10 +30,11 @@ ARMS = {
     "unread": lambda t: 0.02 * t,
     "direct": lambda t: 0.0,
     "band": lambda t: 1.05 * t,
+    "band_whole": lambda t: 1.1,
     "written_whole": lambda t: 1.3,
     "written_text": lambda t: 1.2,
 }
-OF_NO_BASIS = ("whole", "self", "other_voice", "written_whole")
+OF_NO_BASIS = ("whole", "band_whole", "self", "other_voice", "written_whole")
 
 
 def effects(share: float = 0.6, ceiling: float = 2.0, cases: int = 48, bases: tuple[str, ...] = ("logit",), seed: int = 0) -> pd.DataFrame:
@@ -56,7 +57,7 @@ def effects(share: float = 0.6, ceiling: float = 2.0, cases: int = 48, bases: tu
                         "word": f"word {case // 8} | word {case % 2}",
                         "basis": "" if arm in OF_NO_BASIS else basis,
                         "layer": layer,
-                        "arm": arm,
+                        "arm": "band" if arm == "band_whole" else arm,  # told from the other by its basis
                         "dose": dose,
                         "outcome": "onset",
                         "base": base,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 from slm_interp.errors import PatchingError
 from slm_interp.plots.causal import META, placed
 from slm_interp.plots.theme import BLUES, RULE, dressed, markup
+from slm_interp.statistics import Interval
 
 VERDICTS = ("text-mediated", "partly", "epiphenomenal", "uninformative")
 PATTERNS = ("", "/", "x", ".", "-")
@@ -49,17 +50,54 @@ def confusion(table: pd.DataFrame, title: str = "Verdicts on models whose answer
             figure.add_shape(
                 type="rect", x0=at - 0.47, x1=at + 0.47, y0=row - 0.45, y1=row + 0.45, line={"color": "#d6336c", "width": 2}, row=1, col=column
             )  # fmt: skip
-    shown = [one.replace("-", "-<br>") if len(one) > 10 else one for one in VERDICTS]
+    shown = [one.replace("-", "-<br>") if len(judges) < 3 else one for one in VERDICTS]
     figure.update_xaxes(
-        tickmode="array", tickvals=list(range(len(VERDICTS))), ticktext=shown, tickangle=0, ticks="", showgrid=False, zeroline=False
+        tickmode="array",
+        tickvals=list(range(len(VERDICTS))),
+        ticktext=shown,
+        tickangle=0 if len(judges) < 3 else -50,
+        ticks="",
+        showgrid=False,
+        zeroline=False,
     )
     figure.update_yaxes(
         tickmode="array", tickvals=list(range(len(kinds))), ticktext=[markup(str(one)) for one in kinds], autorange="reversed", ticks="", showgrid=False,
         zeroline=False,
     )  # fmt: skip
     longest = max(len(str(one)) for one in kinds)
-    dressed(figure, title=title, height=34 * len(kinds) + 150, meta=META)
-    return placed(figure, {"l": 24 + 7 * longest, "r": 20, "t": 76, "b": 56})
+    dressed(figure, title=title, height=34 * len(kinds) + (150 if len(judges) < 3 else 180), meta=META)
+    return placed(figure, {"l": 24 + 7 * longest, "r": 20, "t": 76, "b": 56 if len(judges) < 3 else 86})
+
+
+def judges_of(table: pd.DataFrame, basis: str) -> pd.DataFrame:
+    """The table that `confusion` draws, from that of a suite of planted models (`planted.confusion`): the rule, and each naive test beside it.
+
+    Args:
+        table: one row for every model and basis: `kind share basis right verdict`, and a column `naive: ...` for each naive test.
+        basis: one of the table's for which a verdict is right.
+
+    Raises:
+        PatchingError: missing columns, a basis that is not there or has no right verdict.
+    """
+    _columns(table, ("kind", "share", "basis", "right", "verdict"))
+    own = table[(table["basis"] == basis) & (table["right"] != "")]
+    if own.empty:
+        raise PatchingError(f"Right verdicts are known for {list(dict.fromkeys(table.loc[table['right'] != '', 'basis']))}; got {basis!r}.")
+    names = [f"{kind} {share:g}" if kind == "partial" else str(kind) for kind, share in zip(own["kind"], own["share"], strict=True)]
+    judges = {"the rule": "verdict", **{f"naive: {one[7:]}": one for one in map(str, own) if one.startswith("naive: ")}}
+    parts = [
+        pd.DataFrame({"judge": judge, "kind": names, "truth": own["right"].tolist(), "verdict": own[column].tolist()})
+        for judge, column in judges.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def shares_table(shares: Mapping[str, Mapping[str, Interval]]) -> pd.DataFrame:
+    """The table that `serial_order` draws, from intervals by group and by arm, such as `{order: found.shares(order) for order in ORDERS}`."""
+    rows = [
+        (group, arm, float(one.estimate), float(one.low), float(one.high)) for group, arms in shares.items() for arm, one in arms.items()
+    ]
+    return pd.DataFrame(rows, columns=["group", "arm", "estimate", "low", "high"])
 
 
 def serial_order(table: pd.DataFrame, title: str = "Which phase does the effect run through?") -> go.Figure:
@@ -87,7 +125,7 @@ def serial_order(table: pd.DataFrame, title: str = "Which phase does the effect 
     for level in (0, 1):
         figure.add_hline(y=level, line={"color": RULE, "width": 1.3})
     figure.update_xaxes(showgrid=False, zeroline=False)
-    figure.update_yaxes(title="share of the whole effect", gridcolor=RULE, zeroline=False)
+    figure.update_yaxes(title="share", gridcolor=RULE, zeroline=False)
     figure.update_layout(barmode="group", bargap=0.3)
     dressed(figure, title=title, height=400, meta=META)
     return placed(figure, {"l": 66, "r": 20, "t": 84, "b": 54}, listed=True)

@@ -10,10 +10,10 @@ import pytest
 
 from slm_interp.errors import PatchingError
 from slm_interp.plots.causal import controls, doses, effects_by_layer, profile
-from slm_interp.plots.causal_answers import confusion, serial_order
+from slm_interp.plots.causal_answers import confusion, judges_of, serial_order, shares_table
 from slm_interp.plots.causal_data import ARMS, interval, told_apart
 from slm_interp.plots.causal_random import percentile, random_directions
-from slm_interp.statistics import bootstrap, ratio_of_means
+from slm_interp.statistics import Interval, bootstrap, ratio_of_means
 from tests import synthetic_causal as made
 
 TABLE = made.effects()
@@ -134,10 +134,12 @@ def test_a_profile_is_the_picture_of_an_experiment_at_its_chosen_layer():
 
 def test_every_arm_is_a_dot_at_its_share_of_the_whole_patch():
     figure = controls(TABLE, RANDOM, "logit", 3)
-    whole = rows("whole", 3)["effect"].mean()
+    own = REPORT[(REPORT["layer"] == 3) & (REPORT["dose"] == 1)]
+    effects = own.groupby(["arm", own["basis"] == ""])["effect"].mean()
+    whole, ceilings = effects["whole", True], {"written_text": effects["written_whole", True], "band": effects["band", True]}
     for arm in made.ARMS:
-        ceiling = rows("written_whole", 3)["effect"].mean() if arm == "written_text" else whole
-        assert trace(figure, arm).x[0] == pytest.approx(rows(arm, 3)["effect"].mean() / ceiling), arm
+        effect = effects["band" if arm == "band_whole" else arm, arm in made.OF_NO_BASIS]
+        assert trace(figure, arm).x[0] == pytest.approx(effect / ceilings.get(arm, whole)), arm
     specific = (rows("text", 3).set_index("case")["effect"] - rows("third", 3).set_index("case")["effect"]).mean()
     assert trace(figure, "specific").x[0] == pytest.approx(specific / whole)
 
@@ -229,6 +231,29 @@ def test_a_cell_counts_models_and_the_right_one_of_each_row_is_framed():
 def test_verdicts_that_are_none_of_the_four_and_kinds_of_two_truths_are_refused(wrong):
     with pytest.raises(PatchingError):
         confusion(wrong)
+
+
+def test_the_table_of_planted_models_gives_a_panel_for_the_rule_and_one_for_each_naive_test():
+    rows = [
+        ("shadow", 0.0, "logit", "epiphenomenal", "epiphenomenal", "text-mediated"),
+        ("partial", 0.35, "logit", "partly", "partly", "text-mediated"),
+        ("dead", np.nan, "probe", "", "uninformative", "text-mediated"),
+    ]
+    table = pd.DataFrame(rows, columns=["kind", "share", "basis", "right", "verdict", "naive: decodable, so used"])
+    figure = confusion(judges_of(table, "logit"))
+    assert [one.text for one in figure.layout.annotations] == ["the rule", "naive: decodable, so used"]
+    assert list(figure.layout.yaxis.ticktext) == ["shadow", "partial 0.35"]
+    np.testing.assert_array_equal(figure.data[0].text, [[0, 0, 1, 0], [0, 1, 0, 0]])
+    np.testing.assert_array_equal(figure.data[1].text, [[1, 0, 0, 0], [1, 0, 0, 0]])
+    with pytest.raises(PatchingError, match=r"known for \['logit'\]; got 'probe'"):
+        judges_of(table, "probe")
+
+
+def test_intervals_by_group_and_arm_become_bars():
+    one = Interval(np.array(0.8), np.array(0.7), np.array(0.9), 0.95, {"word": 4})
+    table = shares_table({"current first": {"total": one}, "next first": {"total": one, "direct": one}})
+    assert list(table["group"] + " " + table["arm"]) == ["current first total", "next first total", "next first direct"]
+    np.testing.assert_allclose(trace(serial_order(table), "total").error_y.array, 0.1)
 
 
 def test_bars_stand_in_their_groups_with_their_intervals():
