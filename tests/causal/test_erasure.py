@@ -19,8 +19,6 @@ from slm_interp.lenses import LogitLens
 from slm_interp.patching.interventions import CopyCoordinates
 from tests.causal.planted_cases import planted, spoken
 
-pytest.importorskip("concept_erasure")
-
 
 def asked(model: Planted, layers: tuple = (2,), **options: object) -> Erasure:
     basis = LensBasis(LogitLens(model.slm), model.slm)

@@ -6,6 +6,7 @@ import builtins
 from collections.abc import Sequence
 from typing import Any
 
+import concept_erasure
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +17,6 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.patching.interventions import Erase
 from slm_interp.patching.interventions.leace import Leace
 
-concept_erasure = pytest.importorskip("concept_erasure")
 
 D_MODEL = 12
 SHARES = {"paris": 0.5, "rome": 0.3, "oslo": 0.2}
