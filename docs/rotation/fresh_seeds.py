@@ -44,7 +44,8 @@ def row(kind: str, price: float, seed: int) -> dict[str, object]:
     angles = rotation.angles(found, basis, model.lexicon.words)
     effects = rotation.compared(model.slm, found, kept, basis).groupby("arm")["effect"].mean()
     print(kind, price, seed, flush=True)
-    return {"kind": kind, "price": price, "seed": seed, **angles.iloc[0].to_dict(), **effects.to_dict()}
+    own = {f"angle_{number}": angle for number, angle in enumerate(angles["angle"])}
+    return {"kind": kind, "price": price, "seed": seed, **own, **angles[["overlap", "chance"]].iloc[0].to_dict(), **effects.to_dict()}
 
 
 def cases_of(model: Planted) -> list[Case]:

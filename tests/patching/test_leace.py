@@ -17,7 +17,6 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.patching.interventions import Erase
 from slm_interp.patching.interventions.leace import Leace
 
-
 D_MODEL = 12
 SHARES = {"paris": 0.5, "rome": 0.3, "oslo": 0.2}
 
