@@ -40,61 +40,66 @@ QUESTIONS: dict[str, tuple[Callable[..., Sequence[causal.Case]], tuple[str, ...]
 }
 TARGET = {"heard": "current", "said": "next", "homophones": "current"}  # what the probe was trained to read
 OUTCOMES = (outcomes.difference(), outcomes.difference(units=1))
-SENTENCES = 500  # that the probe is trained on
+HEARD = 6  # times that the probe hears each word
 ARMS = ("whole", "text", "complement", "third", "elsewhere", "self", "other_voice", "random", "distance")
 
 
 def main() -> None:
     """Everything, organism by organism."""
     asked = sys.argv[1:] or names()
-    rows_of = []
+    found = []
     for name in asked:
         slm, recipe = si.load(name, dtype=torch.float32), RECIPES[name]
+        cases = {question: cases_of(slm, recipe, question, WORK / name / question) for question in QUESTIONS}
+        said = collect(slm, spoken(slm, recipe, {word for own in cases.values() for case in own for word in words_of(case)}))
         lenses = lenses_of(slm, recipe)
-        said = spoken(slm, recipe)
-        for question in QUESTIONS:
-            effect = effect_of(slm, recipe, question, lenses, said, WORK / name / question)
-            if effect is not None:
-                rows_of += lines(name, question, effect)
-    table = pd.DataFrame(rows_of)
-    if set(asked) == set(names()):
-        write_text(HERE / "verdicts.csv", table.to_csv(index=False, float_format="%.4f"))
-    print(table.to_string(index=False))
+        for question, own in cases.items():
+            effect = effect_of(slm, own, [*lenses, ProbeBasis(train_probe(said, TARGET[question]))], WORK / name / question)
+            found += lines(name, question, effect)
+            write_text(WORK / name / question / "verdicts.csv", pd.DataFrame(found).to_csv(index=False, float_format="%.4f"))
+    table = pd.DataFrame(found)
+    write_text(HERE / "verdicts.csv", table.to_csv(index=False, float_format="%.4f"))
+    print(table.drop(columns="reason").to_string(index=False))
+
+
+def cases_of(slm: si.SpeechTextModel, recipe: Recipe, question: str, folder: Path) -> list[causal.Case]:
+    """The cases of a question that have a third word; what was left out of them is written down."""
+    build, kinds = QUESTIONS[question]
+    built = [build(slm, recipe.world, kind, PAIRS, sides=("heard",)) for kind in kinds]
+    left_out = pd.concat([one.left_out for one in built], ignore_index=True)
+    write_text(folder / "left_out.csv", left_out.to_csv(index=False))
+    cases = [case for one in built for case in one if case.words.third is not None]
+    print(question, len(cases), "cases of", sum(len(one) for one in built), "; listed:", len(left_out), flush=True)
+    return cases
+
+
+def spoken(slm: si.SpeechTextModel, recipe: Recipe, wanted: set[str]) -> list[si.Utterance]:
+    """Sentences of training documents, for the probe, until every word that is wanted was heard `HEARD` times, and said next as often."""
+    world, counts = recipe.world, dict.fromkeys(wanted, 0)
+    documents = [[one.text for one in document] for document in world.documents(4_000, world.seed)]
+    chosen = []
+    for document in prompts(documents, recipe.speaking.voices, recipe.speaking, world.seed):
+        for prompt in document:
+            own = [word for word in prompt.text.split()[1:] if counts.get(word, HEARD) < HEARD]
+            if own:
+                chosen.append(prompt)
+                for word in own:
+                    counts[word] += 1
+    return [Sample.spoken(one).utterance(slm) for one in chosen]
 
 
 def lenses_of(slm: si.SpeechTextModel, recipe: Recipe) -> list[Basis]:
     """Lenses trained now, on rows of the organism's own world."""
-    material = rows(slm, recipe)
-    tuned = train_tuned(slm, material, Aim("speech", "text"), TunedRecipe(passes=2))
+    tuned = train_tuned(slm, rows(slm, recipe), Aim("speech", "text"), TunedRecipe(passes=2))
     return [LensBasis(si.LogitLens(slm), slm), LensBasis(tuned, slm)]
 
 
-def spoken(slm: si.SpeechTextModel, recipe: Recipe) -> list[si.Utterance]:
-    """Sentences of training documents, for the probe."""
-    world = recipe.world
-    texts = [[one.text for one in document] for document in world.documents(SENTENCES // 4, world.seed)]
-    said = prompts(texts, recipe.speaking.voices, recipe.speaking, world.seed)
-    return [Sample.spoken(one).utterance(slm) for document in said for one in document][:SENTENCES]
-
-
-def effect_of(
-    slm: si.SpeechTextModel, recipe: Recipe, question: str, lenses: Sequence[Basis], said: Sequence[si.Utterance], folder: Path
-) -> causal.Effect | None:
-    """One question, with a probe of the word that it is about; cases with a word that the probe has no class for are left out."""
-    saved = folder / "effect"
-    if saved.exists():
-        return causal.Effect.load(saved)
-    build, kinds = QUESTIONS[question]
-    built = [build(slm, recipe.world, kind, PAIRS, sides=("heard",)) for kind in kinds]
-    probe = train_probe(collect(slm, said), TARGET[question])
-    cases = [case for one in built for case in one if words_of(case) <= set(probe.classes)]
-    left_out = pd.concat([one.left_out for one in built], ignore_index=True)
-    write_text(folder / "left_out.csv", left_out.to_csv(index=False))
-    print(slm, question, len(cases), "cases of", sum(len(one) for one in built), "; left out:", len(left_out), flush=True)
-    plan = causal.plan(slm, cases, [*lenses, ProbeBasis(probe)], layers=LAYERS, arms=ARMS, policy="warped", outcome=OUTCOMES)
+def effect_of(slm: si.SpeechTextModel, cases: Sequence[causal.Case], bases: Sequence[Basis], folder: Path) -> causal.Effect:
+    """The effects of one question, gone on with where they were cut off."""
+    plan = causal.plan(slm, cases, bases, layers=LAYERS, arms=ARMS, policy="warped", outcome=OUTCOMES)
     print(plan, flush=True)
     effect = plan.run(folder / "parts")
-    effect.save(saved)
+    effect.save(folder / "effect.nc")
     return effect
 
 
