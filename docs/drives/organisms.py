@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,7 @@ import slm_interp as si
 from slm_interp import causal
 from slm_interp.causal.bases import Basis, LensBasis, ProbeBasis
 from slm_interp.causal.building import heard_word, spoken_word
+from slm_interp.errors import SpeechError
 from slm_interp.files import write_text
 from slm_interp.lenses import Aim, TunedRecipe, collect, train_probe, train_tuned
 from slm_interp.organisms import RECIPES, names
@@ -85,7 +87,11 @@ def spoken(slm: si.SpeechTextModel, recipe: Recipe, wanted: set[str]) -> list[si
                 chosen.append(prompt)
                 for word in own:
                     counts[word] += 1
-    return [Sample.spoken(one).utterance(slm) for one in chosen]
+    found = []
+    for one in chosen:
+        with suppress(SpeechError):  # a word without a unit of its own
+            found.append(Sample.spoken(one).utterance(slm))
+    return found
 
 
 def lenses_of(slm: si.SpeechTextModel, recipe: Recipe) -> list[Basis]:
