@@ -2,8 +2,8 @@
 
     python docs/drives/organisms.py [ORGANISM ...]     all that ship if none is named
 
-Three questions are asked of each: of the word that is heard, of the word that is to be said, and of homophones. The first outcome, that of the verdict, is
-the whole word; the onset unit stands beside it. Runs go to `out/drives/` case by case, so that what was cut off goes on.
+Two questions are asked of each: of the word that is heard, and of the word that is to be said. The first outcome, that of the verdict, is the whole word; the
+onset unit stands beside it. Runs go to `out/drives/` case by case, so that what was cut off goes on.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from slm_interp.patching import outcomes
 
 HERE = Path(__file__).parent
 WORK = HERE.parents[1] / "out" / "drives"
-PAIRS = 50  # of each kind
-LAYERS = (2, 4, 6, 8, 9, 10, 11)  # of 12
+PAIRS = 240  # of each kind
+SEED = 1  # of the draws: not those of the pilot
+LAYERS = (4, 8, 10)  # of 12
 QUESTIONS: dict[str, tuple[Callable[..., Sequence[causal.Case]], tuple[str, ...]]] = {
-    "heard": (heard_word, ("names", "neighbours")),
-    "said": (spoken_word, ("names", "neighbours")),
-    "homophones": (heard_word, ("homophones",)),
+    "heard": (heard_word, ("names",)),
+    "said": (spoken_word, ("names",)),
 }
-TARGET = {"heard": "current", "said": "next", "homophones": "current"}  # what the probe was trained to read
+TARGET = {"heard": "current", "said": "next"}  # what the probe was trained to read
 OUTCOMES = (outcomes.difference(), outcomes.difference(units=1))
 HEARD = 6  # times that the probe hears each word
 ARMS = ("whole", "text", "complement", "third", "elsewhere", "self", "other_voice", "random", "distance")
@@ -67,7 +67,7 @@ def main() -> None:
 def cases_of(slm: si.SpeechTextModel, recipe: Recipe, question: str, folder: Path) -> list[causal.Case]:
     """The cases of a question that have a third word; what was left out of them is written down."""
     build, kinds = QUESTIONS[question]
-    built = [build(slm, recipe.world, kind, PAIRS, sides=("heard",)) for kind in kinds]
+    built = [build(slm, recipe.world, kind, PAIRS, SEED, sides=("heard",)) for kind in kinds]
     left_out = pd.concat([one.left_out for one in built], ignore_index=True)
     write_text(folder / "left_out.csv", left_out.to_csv(index=False))
     cases = [case for one in built for case in one if case.words.third is not None]
