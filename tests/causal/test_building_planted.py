@@ -72,7 +72,7 @@ def test_the_corrupted_word_among_other_carriers_is_followed_by_the_same_units(p
     for case in cases:
         assert case.other_voice is not None
         assert not torch.equal(case.other_voice.prompt.tokens, case.base.tokens)
-        assert difference(planted, case, case.other_voice.prompt) == pytest.approx(difference(planted, case, case.base), abs=1e-3)
+        assert difference(planted, case, case.other_voice.prompt) == pytest.approx(difference(planted, case, case.base), abs=5e-3)
 
 
 def test_a_word_that_is_read_is_followed_by_what_follows_it_when_it_is_heard(planted: Planted, cases: tuple[Case, ...]) -> None:
@@ -80,6 +80,6 @@ def test_a_word_that_is_read_is_followed_by_what_follows_it_when_it_is_heard(pla
         written = case.as_text()
         assert written is not None
         for heard, read in ((case.source, written.source), (case.base, written.base)):
-            assert difference(planted, case, read) == pytest.approx(difference(planted, case, heard), abs=1e-3)
+            assert difference(planted, case, read) == pytest.approx(difference(planted, case, heard), abs=5e-3)
         span = written.span.clean
         assert tuple(written.source.tokens[span.start : span.stop].tolist()) == planted.slm.word_ids(case.words.clean)

@@ -158,7 +158,7 @@ def test_the_direct_part_is_the_exchange_with_later_blocks_held_and_nothing_away
     swap = SwapCoordinates(*LensBasis(LogitLens(tiny_slm), tiny_slm).pairs(1, "france", "rome")).hook("resid_post", 1, where)
     names = [hooked.hook_at(site, block) for block in (1, 2) for site in ("attn_out", "mlp_out")]
     kept = {name: plain.activations(tiny_slm, ends.base, name)[None] for name in names}
-    held = [(name, lambda value, hook: kept[hook.name]) for name in names]
+    held = [(name, lambda value, hook, name=name: kept[name]) for name in names]
     base = plain.score(tiny_slm, ends.base, ends.contrast, ONSET, [])
     wanted = plain.score(tiny_slm, ends.base, ends.contrast, ONSET, [swap, *held]) - base
     assert values["last", 1, "direct", 1.0, ONSET.name] == pytest.approx(wanted, abs=EXACT)
