@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 import slm_interp as si
-from slm_interp import causal
+from slm_interp import causal, statistics
 from slm_interp.causal.bases import Basis, LensBasis, ProbeBasis
 from slm_interp.causal.building import heard_word, spoken_word
 from slm_interp.errors import SpeechError
@@ -30,6 +30,7 @@ from slm_interp.organisms.recipe import Recipe
 from slm_interp.organisms.rows import rows
 from slm_interp.organisms.samples import Sample
 from slm_interp.patching import outcomes
+from slm_interp.plots import write_png
 
 HERE = Path(__file__).parent
 WORK = HERE.parents[1] / "out" / "drives"
@@ -49,7 +50,8 @@ ARMS = ("whole", "text", "complement", "third", "elsewhere", "self", "other_voic
 def main() -> None:
     """Everything, organism by organism."""
     asked = sys.argv[1:] or names()
-    found = []
+    found: list[dict[str, object]] = []
+    profiles: list[pd.DataFrame] = []
     for name in asked:
         slm, recipe = si.load(name, dtype=torch.float32), RECIPES[name]
         cases = {question: cases_of(slm, recipe, question, WORK / name / question) for question in QUESTIONS}
@@ -58,8 +60,11 @@ def main() -> None:
         for question, own in cases.items():
             effect = effect_of(slm, own, [*lenses, ProbeBasis(train_probe(said, TARGET[question]))], WORK / name / question)
             found += lines(name, question, effect)
+            profiles.append(profile_of(effect).assign(organism=name, question=question))
+            write_png(effect.plot(), HERE / f"{name}-{question}.png")
             write_text(WORK / name / question / "verdicts.csv", pd.DataFrame(found).to_csv(index=False, float_format="%.4f"))
     table = pd.DataFrame(found)
+    write_text(HERE / "profile.csv", pd.concat(profiles).to_csv(index=False, float_format="%.4f"))
     write_text(HERE / "verdicts.csv", table.to_csv(index=False, float_format="%.4f"))
     print(table.drop(columns="reason").to_string(index=False))
 
@@ -131,6 +136,20 @@ def lines(organism: str, question: str, effect: causal.Effect) -> list[dict[str,
                 line |= flat(share, verdict.shares.get(share))
             found.append({**line, "percentile": verdict.percentile, "reason": verdict.reason})
     return found
+
+
+def profile_of(effect: causal.Effect) -> pd.DataFrame:
+    """The mean effect of every arm at every layer over all cases, in nats, with its interval: a description, of which no verdict is made."""
+    parts = []
+    for outcome in effect.outcomes:
+        for arm, basis in dict.fromkeys(zip(effect.table["arm"], effect.table["basis"], strict=True)):
+            values = effect.effects(arm, basis, outcome)
+            found = statistics.bootstrap(values.to_numpy(), effect.clusters(values.index))
+            columns = {"estimate": found.estimate, "low": found.low, "high": found.high}
+            parts.append(
+                pd.DataFrame({"outcome": outcome, "basis": basis, "arm": arm, "layer": values.columns, **columns, "cases": len(values)})
+            )
+    return pd.concat(parts, ignore_index=True)
 
 
 def flat(name: str, interval: object) -> dict[str, float]:

@@ -482,7 +482,7 @@ def test_noise_makes_whole_effects_differ_between_cases_around_the_planted_ceili
         ]
     assert max(map(abs, found[0.0])) < 1e-3
     noisy = torch.tensor(found[0.2])
-    assert float(noisy.std()) > 1 and abs(float(noisy.mean())) < 3 * float(noisy.std()) / 40**0.5
+    assert 0.5 < float(noisy.std()) / (0.2 * 2 * GAIN) < 2 and abs(float(noisy.mean())) < 3 * float(noisy.std()) / 40**0.5
 
 
 def test_noise_is_refused_where_it_has_no_meaning():

@@ -68,7 +68,7 @@ def speak(block: Block, lexicon: Lexicon, generator: torch.Generator) -> None:
 def noise_of(block: Block, mixture: Mixture, generator: torch.Generator) -> Float[Tensor, "word d_model"]:
     """What differs between words at noise 1: their text shares, around the planted one, and what of the noise at the word is taken for a word."""
     codes, basis = block.codes, block.codes.basis
-    taken = gaussian(len(codes.dual), len(basis["noise"]), generator) @ basis["noise"]
+    taken = gaussian(len(codes.dual), len(basis["noise"]), generator) @ basis["noise"] / 3  # noise at a word is a few codes long
     if mixture.text == mixture.secret == 0:
         return taken
     shares = gaussian(len(codes.dual), 1, generator)

@@ -19,8 +19,8 @@ class Mixture:
         text: weight of the word's text coordinates.
         secret: weight of its secret code.
         verdict: what a causal test should conclude.
-        noise: standard deviation over words of the weight that goes from the one to the other, of mean 0; and of what each word's code takes from the noise
-            at the heard word. Shares are exact in expectation then, and without it for every case.
+        noise: standard deviation over words of the weight that goes from the one to the other, of mean 0; and, roughly, of what whole effects
+            take from the noise at the heard word, as a share. Shares are exact in expectation then, and without noise for every case.
     """
 
     text: float
