@@ -131,6 +131,10 @@ class Effect:
             asked &= table["half"] == half
         return table[asked].pivot(index="case", columns="layer", values="effect").sort_index()
 
+    def random_of(self, outcome: str | None = None) -> xr.DataArray | None:
+        """`random`, if the outcome is the one that directions were drawn for, the first; else None."""
+        return self.random if outcome in (None, self.outcomes[0]) else None
+
     # -- shares --------------------------------------------------------------------------------------
 
     def shares(
@@ -236,7 +240,8 @@ class Effect:
     def measured(self, basis: str, outcome: str | None = None, layer: int | None = None) -> Measured:
         """What the rule is asked of: a `verdict.Measured` of the report half at the chosen layer.
 
-        A control that fewer than half of the cases have is missing; of one that more have, the cases without it are left out.
+        A control that fewer than half of the cases have is missing; of one that more have, the cases without it are left out. Random directions were
+        drawn for the first outcome, and are missing for others.
 
         Args:
             layer: where; None chooses it on the development half.
@@ -252,9 +257,9 @@ class Effect:
         reading = self.reading[(self.reading["basis"] == basis) & (self.reading["layer"] == layer)].set_index("case")
         arrays: dict[str, Any] = {name: own.loc[cases].to_numpy() for name, own in found.items()}
         labels = self.table.drop_duplicates("case").set_index("case").loc[cases]
-        random = None
-        if self.random is not None:
-            random = self.random.sel(case=list(cases), basis=basis, layer=layer).mean("case").values.astype(np.float64)
+        drawn, random = self.random_of(outcome), None
+        if drawn is not None:
+            random = drawn.sel(case=list(cases), basis=basis, layer=layer).mean("case").values.astype(np.float64)
         return Measured(
             **{"third": None, "elsewhere": None, **arrays},
             margin=reading.loc[cases, "margin"].to_numpy(dtype=np.float64),

@@ -101,7 +101,9 @@ class Found(Protocol):
 
     table: pd.DataFrame
     reading: pd.DataFrame
-    random: xr.DataArray | None
+
+    def random_of(self, outcome: str | None = None) -> xr.DataArray | None:
+        """Effects of random directions on this outcome, where some were drawn."""
 
     def chosen_layer(self, basis: str, outcome: str | None = None) -> int:
         """The layer at which the verdict is asked."""
@@ -122,7 +124,7 @@ def profile(effect: Found, basis: str | None = None, outcome: str | None = None,
     outcome = outcome or str(effect.table["outcome"].iloc[0])
     if "layer" not in options:
         options["layer"] = effect.chosen_layer(basis, outcome)
-    return effects_by_layer(effect.table, effect.random, effect.reading, basis, outcome=outcome, **options)
+    return effects_by_layer(effect.table, effect.random_of(outcome), effect.reading, basis, outcome=outcome, **options)
 
 
 def controls(

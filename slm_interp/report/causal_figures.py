@@ -64,12 +64,13 @@ def _most_text(effect: Effect, basis: str, outcome: str) -> int:
 def figures_of(effect: Effect, one: Shown) -> dict[str, go.Figure]:
     """The pictures of one basis: `by_layer`, `controls`, `doses` where there are some, `random` where directions were drawn."""
     where = {"outcome": one.outcome, "half": one.half}
+    random = effect.random_of(one.outcome)
     found = {
-        "by_layer": effects_by_layer(effect.table, effect.random, effect.reading, one.basis, one.layer, unit=one.unit, **where),  # type: ignore[arg-type]
-        "controls": controls(effect.table, effect.random, one.basis, one.layer, unit=one.unit, **where),  # type: ignore[arg-type]
+        "by_layer": effects_by_layer(effect.table, random, effect.reading, one.basis, one.layer, unit=one.unit, **where),  # type: ignore[arg-type]
+        "controls": controls(effect.table, random, one.basis, one.layer, unit=one.unit, **where),  # type: ignore[arg-type]
     }
     if len(one.rows[one.rows["arm"] == "text"]["dose"].unique()) > 1:
         found["doses"] = doses(effect.table, one.basis, one.layer, **where)  # type: ignore[arg-type]
-    if effect.random is not None:
-        found["random"] = random_directions(effect.table, effect.random, one.basis, one.layer, effect.random_exact, **where)  # type: ignore[arg-type]
+    if random is not None:
+        found["random"] = random_directions(effect.table, random, one.basis, one.layer, effect.random_exact, **where)  # type: ignore[arg-type]
     return found

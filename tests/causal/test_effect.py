@@ -47,6 +47,16 @@ def made(lacking: dict[str, int] | None = None, best: int = 2, **about: Any) -> 
     return Effect.of(table, reading, said, random)
 
 
+def test_directions_drawn_for_one_outcome_are_not_the_null_of_another():
+    effect = made()
+    both = pd.concat([effect.table, effect.table.assign(outcome="word")], ignore_index=True).drop(columns="half")
+    two = Effect.of(both, effect.reading, {**effect.about, "outcomes": ["onset", "word"]}, effect.random)
+    assert two.measured("logit", "onset").random is not None
+    assert two.measured("logit", "word").random is None
+    assert "random draws" in two.verdict("logit", "word").missing
+    assert two.verdict("logit", "word").specific is False
+
+
 def test_halves_share_no_pair_of_words_and_do_not_depend_on_the_order():
     effect = made()
     halves = effect.table.groupby("word")["half"].unique()

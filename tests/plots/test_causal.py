@@ -120,7 +120,10 @@ def test_a_table_of_another_form_and_effects_that_are_no_numbers_are_refused():
 
 def test_a_profile_is_the_picture_of_an_experiment_at_its_chosen_layer():
     class Experiment:
-        table, reading, random = TABLE, READING, RANDOM
+        table, reading = TABLE, READING
+
+        def random_of(self, outcome=None):
+            return RANDOM
 
         def chosen_layer(self, basis, outcome=None):
             return {"logit": 2}[basis]
