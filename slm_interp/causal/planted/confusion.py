@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
+from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from slm_interp.causal.bases import Basis, EmbeddingBasis, LensBasis, ProbeBasis
@@ -35,7 +35,7 @@ from slm_interp.causal.experiment import plan
 from slm_interp.causal.planted.kinds import Verdict
 from slm_interp.causal.planted.planting import Planted, plant
 from slm_interp.causal.verdict import combined, decide
-from slm_interp.errors import PatchingError
+from slm_interp.errors import PatchingError, missing_extra
 from slm_interp.lenses import LogitLens
 from slm_interp.lenses.jacobian import JacobianRecipe, fit_jacobian
 from slm_interp.lenses.probe import collect, train_probe
@@ -71,11 +71,24 @@ OTHERS: Mapping[str, Callable[[Planted], Basis]] = {"probe": _probe, "embedding"
 # -- tests that a hasty reader would make do with ----------------------------------------------------
 
 
+def _t_test(values: Float[np.ndarray, " case"]) -> float:
+    """p of a mean of 0, as if cases were independent.
+
+    Raises:
+        ImportError: scipy is not installed.
+    """
+    try:
+        from scipy.stats import ttest_1samp
+    except ImportError as error:
+        raise missing_extra("scipy", "causal") from error
+    return float(ttest_1samp(values, 0).pvalue)
+
+
 def swap_differs(measured: Measured, heard: float) -> Verdict:
     """A t-test of the swap's effect against zero."""
     if np.ptp(measured.text) == 0:
         return "text-mediated" if measured.text[0] != 0 else "epiphenomenal"
-    return "text-mediated" if stats.ttest_1samp(measured.text, 0).pvalue < 0.05 else "epiphenomenal"
+    return "text-mediated" if _t_test(measured.text) < 0.05 else "epiphenomenal"
 
 
 def decodable(measured: Measured, heard: float) -> Verdict:
@@ -85,7 +98,7 @@ def decodable(measured: Measured, heard: float) -> Verdict:
 
 def patch_is_large(measured: Measured, heard: float) -> Verdict:
     """A whole patch where the word is decodable has an effect (a t-test again), so the word read there has it."""
-    return "text-mediated" if heard > 0.5 and stats.ttest_1samp(measured.whole, 0).pvalue < 0.05 else "uninformative"
+    return "text-mediated" if heard > 0.5 and _t_test(measured.whole) < 0.05 else "uninformative"
 
 
 NAIVE: Mapping[str, Callable[[Measured, float], Verdict]] = {
