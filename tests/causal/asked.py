@@ -17,6 +17,7 @@ from slm_interp.causal.planted.lexicon import lexicon_of
 from slm_interp.hooked.installed import MAJOR
 from slm_interp.lenses.logit import LogitLens
 from slm_interp.model import SpeechTextModel
+from slm_interp.patching.interventions.directions import along
 from slm_interp.patching.outcomes import Outcome
 from slm_interp.patching.spans import SpanPair
 from slm_interp.utterance import Contrast, Span, Utterance
@@ -55,8 +56,28 @@ def codes(model: Planted) -> Codes:
     return codes_of(model.lexicon, model.slm.model.cfg.d_model, generator)
 
 
+class OneEach:
+    """A basis of one direction a word, whose scores are dot products."""
+
+    name: str
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"basis": self.name}
+
+    def directions(self, layer: int, words: Sequence[str]) -> Tensor:
+        raise NotImplementedError
+
+    def pairs(self, layer: int, first: str, second: str) -> tuple[Tensor, Tensor]:
+        both = self.directions(layer, [first, second])
+        return both[:1], both[1:]
+
+    def score(self, resid: Tensor, layer: int, words: Sequence[str]) -> Tensor:
+        return along(resid, self.directions(layer, words))
+
+
 @dataclass(frozen=True, eq=False)
-class Coded:
+class Coded(OneEach):
     """A basis of one code of a planted model: `text`, `secret`, or `following`, in which no lens reads a word."""
 
     model: Planted
@@ -70,7 +91,7 @@ class Coded:
 
 
 @dataclass(frozen=True, eq=False)
-class TextThenFollowing:
+class TextThenFollowing(OneEach):
     """The lens's directions before the layer where the next word stands, and that word's code from there on."""
 
     model: Planted

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slm_interp.causal.questions.knockout import Cells, Knockout, by_head, development_half, knocked, knockout, peak_cells
+from slm_interp.causal.questions.decoded_cells import Cells, development_half, peak_cells
+from slm_interp.causal.questions.knockout import Knockout, by_head, knocked, knockout
 from slm_interp.causal.questions.running import Bench
 from slm_interp.errors import PatchingError
 from slm_interp.lenses.logit import LogitLens

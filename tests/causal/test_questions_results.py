@@ -7,10 +7,8 @@ import pandas as pd
 import pytest
 
 from slm_interp.causal.questions import results
-from slm_interp.causal.questions.bases import pairs_of, scores_of
 from slm_interp.causal.questions.running import Bench, checked_layers
 from slm_interp.errors import PatchingError, StatisticsError
-from slm_interp.lenses.logit import LogitLens
 from slm_interp.patching import outcomes
 from tests.causal.asked import EXACT, heard, plain, planted
 
@@ -62,25 +60,11 @@ def test_the_file_of_another_question_is_refused(tmp_path) -> None:
         results.load_table(tmp_path / "table.parquet", ("whole", "through"))
 
 
-def test_words_of_one_direction_have_no_pair() -> None:
+def test_a_bench_without_hooks_is_the_model() -> None:
     model = planted("mediated", n_contrasts=5)
-    lens = LogitLens(model.slm)
-    with pytest.raises(PatchingError):
-        pairs_of(lens, 2, "apple", "apple")
-    first, second = pairs_of(lens, 2, "apple", "anchor")
-    assert first.shape == second.shape == (1, 128)
-
-
-def test_scores_of_a_lens_are_its_logits_and_a_bench_without_hooks_is_the_model() -> None:
-    model = planted("mediated", n_contrasts=5)
-    case, lens = heard(model)[0], LogitLens(model.slm)
+    case = heard(model)[0]
     bench = Bench(model.slm, case.base, case.contrast, outcomes.difference())
     assert bench.own.value == pytest.approx(plain(model.slm, case.base, case.contrast, outcomes.difference(), []), abs=EXACT)
-    last = bench.own.stream[-1, : len(case.base)]
-    words = ["apple", "anchor"]
-    ids = [model.slm.word_ids(word)[0] for word in words]
-    logits = model.slm.logits(case.base)[:, ids]
-    assert (scores_of(model.slm, lens, last, 5, words) - logits).abs().max() < 1e-3
 
 
 def test_layers_are_there_and_each_once() -> None:

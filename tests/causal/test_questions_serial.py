@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from slm_interp import hooked
-from slm_interp.causal.questions.bases import pairs_of
 from slm_interp.causal.questions.serial import EFFECTS, Serial, Steps, left_out, serial_mediation, steps_of
 from slm_interp.errors import PatchingError, StatisticsError
 from slm_interp.lenses.logit import LogitLens
@@ -93,7 +92,7 @@ def test_one_hold_is_that_of_an_edit_of_a_single_layer_by_the_engine() -> None:
     case, words, span = one.heard, one.said.words, one.heard.span.corrupted
     base = ran(model.slm, case.base, case.contrast, outcome, hooks_of("resid_post", [2, 4]))
     there = standing(base.kept.at, "resid_post", [2, 4], None)[:, 0]
-    swap = SwapCoordinates(*pairs_of(basis, 2, case.words.clean, case.words.corrupted)).hook("resid_post", 2, span)
+    swap = SwapCoordinates(*basis.pairs(2, case.words.clean, case.words.corrupted)).hook("resid_post", 2, span)
     kept: list[torch.Tensor] = []
     with torch.no_grad():
         model.slm.model.run_with_hooks(
@@ -102,7 +101,7 @@ def test_one_hold_is_that_of_an_edit_of_a_single_layer_by_the_engine() -> None:
             prepend_bos=False,
         )
     end = one.said.span.corrupted
-    hold = CopyCoordinates(torch.cat(pairs_of(basis, 4, words.clean, words.corrupted)), there[1, end.start : end.stop])
+    hold = CopyCoordinates(torch.cat(basis.pairs(4, words.clean, words.corrupted)), there[1, end.start : end.stop])
     values = hold(kept[0], end)
     patch = Patch(torch.arange(len(case.base)), values[None])
     by_engine = float(patched(model.slm, base, [patch], there[None, 1:], Grid("resid_post", [4], None), outcome))

@@ -9,13 +9,11 @@ import pandas as pd
 import pytest
 
 from slm_interp import causal
-from slm_interp.causal.bases import LensBasis
 from slm_interp.causal.questions.speaking_out import SpeakingOut, slope_of, speaking_out
 from slm_interp.errors import PatchingError, StatisticsError
 from slm_interp.lenses.logit import LogitLens
 from slm_interp.patching import outcomes
-from slm_interp.patching.interventions import SwapCoordinates
-from tests.causal.asked import EXACT, Coded, heard, plain, planted, said
+from tests.causal.asked import EXACT, Coded, heard, planted, said
 
 
 def made_up(effect: np.ndarray, margin: np.ndarray, base: float = -4.0, source: float = 4.0) -> SpeakingOut:
@@ -90,48 +88,24 @@ def test_rows_that_are_not_there_are_refused_and_several_are_not_mixed() -> None
 @pytest.mark.parametrize(("kind", "flips"), [("shadow", 0.0), ("mediated", 1.0)])
 def test_a_swap_of_the_heard_word_turns_every_sign_or_none(kind: str, flips: float) -> None:
     model = planted(kind, n_contrasts=5)
-    found = speaking_out(model.slm, heard(model), LogitLens(model.slm), [2, 3])
-    shown = found.flips(layer=3).set_index("arm")["flips"]
-    assert shown.to_dict() == {"text": flips, "whole": 1.0}
+    effect = causal.run(model.slm, heard(model), LogitLens(model.slm), layers=[2, 3], arms=["text", "complement"])
+    found = speaking_out(effect)
+    shown = found.flips(layer=3, outcome=effect.outcomes[0]).set_index("arm")["flips"]
+    assert shown.to_dict() == {"whole": 1.0, "text": flips, "complement": 1.0 - flips}
     assert (found.reading["margin"] > 0).all()
     assert "flips" in found._repr_html_()
 
 
 def test_what_is_said_next_turns_with_its_own_code_and_not_with_text_that_nobody_wrote() -> None:
-    model = planted("mediated", n_contrasts=5)
+    model, outcome = planted("mediated", n_contrasts=5), outcomes.logit_difference()
     coded, lens = (
-        speaking_out(model.slm, said(model), basis, [4], outcomes.logit_difference())
+        speaking_out(causal.run(model.slm, said(model), basis, layers=[4], arms=["text"], outcome=outcome))
         for basis in (Coded(model, "following"), LogitLens(model.slm))
     )
     rows = coded.rows("text", 4)
     assert rows["effect"].tolist() == pytest.approx((rows["source"] - rows["base"]).tolist(), abs=EXACT)
     there = lens.rows("text", 4)  # the last block over, text reaches the units' columns of W_U themselves, a little
     assert (there["effect"].abs() < 0.01 * (there["source"] - there["base"])).all()
-
-
-def test_effects_are_those_of_plain_hooks_and_a_third_word_is_swapped_where_there_is_one() -> None:
-    model = planted("partial", 0.3, n_contrasts=5)
-    case, basis, outcome = heard(model)[0], LogitLens(model.slm), outcomes.difference()
-    third = next(word for word in model.lexicon.words if word not in (case.words.clean, case.words.corrupted))
-    case = replace(case, words=replace(case.words, third=third))
-    found = speaking_out(model.slm, [case], basis, [2], outcome)
-    for arm, word in (("text", case.words.clean), ("third", third)):
-        swap = SwapCoordinates(*basis.directions(2, [word, case.words.corrupted])).hook("resid_post", 2, case.span.corrupted)
-        assert found.rows(arm)["value"].item() == pytest.approx(plain(model.slm, case.base, case.contrast, outcome, [swap]), abs=EXACT)
-    assert found.rows("whole")["value"].item() == pytest.approx(plain(model.slm, case.source, case.contrast, outcome, []), abs=0.01)
-
-
-def test_the_main_experiment_s_effects_have_flips_and_slopes_too() -> None:
-    model = planted("mediated", n_contrasts=5)
-    effect = causal.run(model.slm, heard(model), [LensBasis(LogitLens(model.slm), model.slm)], layers=[2, 3])
-    own = SpeakingOut(effect.table, effect.reading)
-    outcome = str(effect.table["outcome"].iloc[0])
-    ours = speaking_out(model.slm, heard(model), LogitLens(model.slm), [2, 3])
-    flips = own.flips(layer=3, outcome=outcome).set_index("arm")["flips"]
-    assert flips["text"] == flips["whole"] == 1.0
-    assert flips["complement"] == 0.0
-    margin = ours.rows("text", 3)["margin"].tolist()
-    assert own.rows("text", 3, outcome=outcome)["margin"].tolist() == pytest.approx(margin, abs=1e-3)
 
 
 def test_a_result_is_saved_and_read_again(tmp_path) -> None:

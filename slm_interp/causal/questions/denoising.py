@@ -29,12 +29,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from slm_interp.causal.bases import Basis, basis_of
 from slm_interp.causal.cases import Case, checked_cases
 from slm_interp.causal.questions import results
-from slm_interp.causal.questions.bases import Directed, scores_of, span_of
 from slm_interp.causal.questions.running import checked_layers
 from slm_interp.errors import PatchingError
 from slm_interp.hooked import MEMORY
+from slm_interp.lenses.lens import DirectedLens
 from slm_interp.model import SpeechTextModel
 from slm_interp.patching import outcomes
 from slm_interp.patching.engine import Grid, Patch, patched, ran, score
@@ -177,7 +178,7 @@ class Denoised:
 def denoising(
     slm: SpeechTextModel,
     cases: Sequence[Case],
-    basis: Directed,
+    basis: Basis | DirectedLens,
     words: Sequence[str],
     layers: Sequence[int],
     spoil: Spoil = other_units,
@@ -199,7 +200,7 @@ def denoising(
     Raises:
         PatchingError: layers that are not there, fewer than one draw or try, candidates that span the whole stream, no case that could be spoilt.
     """
-    outcome = outcome or outcomes.difference(units=1)
+    outcome, basis = outcome or outcomes.difference(units=1), basis_of(basis, slm)
     grid = Grid("resid_post", checked_layers(slm, layers), None, MEMORY)
     if draws < 1 or tries < 1:
         raise PatchingError(f"A word is spoilt once or more, with one try or more; got draws={draws}, tries={tries}.")
@@ -231,7 +232,7 @@ def _repeats(prompt: Utterance) -> int:
 class _Asked:
     """One case, and its clean run."""
 
-    def __init__(self, slm: SpeechTextModel, case: Case, basis: Directed, words: Sequence[str], grid: Grid, outcome: Outcome) -> None:
+    def __init__(self, slm: SpeechTextModel, case: Case, basis: Basis, words: Sequence[str], grid: Grid, outcome: Outcome) -> None:
         self.slm, self.case, self.basis, self.words, self.grid, self.outcome = slm, case, basis, words, grid, outcome
         self.clean = ran(slm, case.source, case.contrast, outcome, hooks_of(grid.site, grid.layers))
         self.reference = self.clean.logits if outcome.reference else None
@@ -242,7 +243,7 @@ class _Asked:
         """How much more the word is read than any other candidate, at the layer where it is read best of the layers asked."""
         span, found = self.case.span.clean, []
         for number, layer in enumerate(self.grid.layers):
-            best = scores_of(self.slm, self.basis, stream[number, span.start : span.stop], layer, self.words).amax(0)
+            best = self.basis.score(stream[number, span.start : span.stop], layer, self.words).amax(0)
             found.append(float(best[0] - best[1:].max()))
         return max(found)
 
@@ -274,7 +275,7 @@ class _Asked:
         ]
 
     def _arms(self, layer: int, own: Float[Tensor, "pos d_model"]) -> tuple[dict[str, Intervention], int]:
-        directions = span_of(self.basis, layer, self.words)
+        directions = self.basis.directions(layer, self.words)
         text = CopyCoordinates(directions, own)
         if text.subspace.rank >= own.shape[-1]:
             raise PatchingError(f"These {len(self.words)} candidates span all {own.shape[-1]} dimensions of the stream. Take fewer.")

@@ -30,11 +30,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from slm_interp import hooked
+from slm_interp.causal.bases import Basis, basis_of
 from slm_interp.causal.cases import Case, checked_cases
 from slm_interp.causal.questions import results
-from slm_interp.causal.questions.bases import Directed, scores_of
 from slm_interp.causal.questions.running import checked_layers
 from slm_interp.errors import PatchingError
+from slm_interp.lenses.lens import DirectedLens
 from slm_interp.model import SpeechTextModel
 from slm_interp.patching import outcomes
 from slm_interp.patching.measuring import measure
@@ -46,7 +47,9 @@ SIDES: tuple[Side, ...] = ("clean", "corrupted")
 NEEDED = ("case", "side", "prompt", "word", "said", "decoded", "runner_up", "margin")
 
 
-def decoded(slm: SpeechTextModel, cases: Sequence[Case], basis: Directed, candidates: Sequence[str], layer: int) -> pd.DataFrame:
+def decoded(
+    slm: SpeechTextModel, cases: Sequence[Case], basis: Basis | DirectedLens, candidates: Sequence[str], layer: int
+) -> pd.DataFrame:
     """What is read of every prompt, each prompt once.
 
     Args:
@@ -65,7 +68,7 @@ def decoded(slm: SpeechTextModel, cases: Sequence[Case], basis: Directed, candid
         raise PatchingError(
             f"Words are read among two candidates or more, each once; got {len(words)}, {len(set(words))} of them different."
         )
-    (layer,) = checked_layers(slm, [layer])
+    (layer,), basis = checked_layers(slm, [layer]), basis_of(basis, slm)
     rows, seen = [], set()
     for case in checked_cases(cases):
         for side in SIDES:
@@ -75,7 +78,7 @@ def decoded(slm: SpeechTextModel, cases: Sequence[Case], basis: Directed, candid
                 continue
             seen.add(key)
             stream = hooked.residuals(slm.model, slm.check(prompt).tokens)[layer, span.start : span.stop]
-            scores = scores_of(slm, basis, stream, layer, words).amax(0)
+            scores = basis.score(stream, layer, words).amax(0)
             best = [words[int(place)] for place in scores.argsort(descending=True, stable=True)[:2]]
             others = torch.tensor([word != said for word in words], device=scores.device)
             margin = float(scores[words.index(said)] - scores[others].max()) if said in words else float("nan")
@@ -134,7 +137,7 @@ class Misheard:
 def misheard(
     slm: SpeechTextModel,
     cases: Sequence[Case],
-    basis: Directed,
+    basis: Basis | DirectedLens,
     continuations: Mapping[str, Int[Tensor, " unit"]],
     layer: int,
     units: int | None = 1,

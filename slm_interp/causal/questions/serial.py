@@ -38,11 +38,12 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from slm_interp.causal.bases import Basis, basis_of
 from slm_interp.causal.cases import Case, checked_cases
 from slm_interp.causal.questions import results
-from slm_interp.causal.questions.bases import Directed, pairs_of
 from slm_interp.causal.questions.running import Bench, checked_layers
 from slm_interp.errors import PatchingError
+from slm_interp.lenses.lens import DirectedLens
 from slm_interp.model import SpeechTextModel
 from slm_interp.patching import outcomes
 from slm_interp.patching.interventions import CopyCoordinates, Intervention, SwapCoordinates
@@ -200,7 +201,7 @@ class Serial:
 def serial_mediation(
     slm: SpeechTextModel,
     steps: Sequence[Steps],
-    basis: Directed,
+    basis: Basis | DirectedLens,
     layers: Sequence[int],
     held: Sequence[int],
     outcome: Outcome | None = None,
@@ -218,7 +219,7 @@ def serial_mediation(
     Raises:
         PatchingError: layers that are not there, none held above a swap, words whose directions depend on each other, values that are not finite.
     """
-    outcome = outcome or outcomes.difference(units=1)
+    outcome, basis = outcome or outcomes.difference(units=1), basis_of(basis, slm)
     swapped, holding = checked_layers(slm, layers), checked_layers(slm, held)
     early = [layer for layer in swapped if layer >= holding[-1]]
     if early or draws < 1:
@@ -258,7 +259,7 @@ class _Asked:
     """One contrast in one order, swapped at one layer; what is held is held at `end`."""
 
     bench: Bench
-    basis: Directed
+    basis: Basis
     first: Case
     second: Case
     end: Span
@@ -284,12 +285,12 @@ class _Asked:
         return found
 
     def _swap(self) -> Hook:
-        pair = pairs_of(self.basis, self.layer, self.first.words.clean, self.first.words.corrupted)
+        pair = self.basis.pairs(self.layer, self.first.words.clean, self.first.words.corrupted)
         return SwapCoordinates(*pair).hook("resid_post", self.layer, self.first.span.corrupted)
 
     def _text(self, layer: int) -> Float[Tensor, "direction d_model"]:
         """Directions of what is held."""
-        return torch.cat(pairs_of(self.basis, layer, self.second.words.clean, self.second.words.corrupted))
+        return torch.cat(self.basis.pairs(layer, self.second.words.clean, self.second.words.corrupted))
 
     def _copied(self, layer: int, stream: Float[Tensor, "layer pos d_model"]) -> Hook:
         """Coordinates of what is held, as they are in a run."""

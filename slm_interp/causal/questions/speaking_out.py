@@ -1,6 +1,7 @@
 """C3, speaking out: whose next word is said after a swap, and does the effect grow with what the lens reads?
 
-    found = speaking_out(slm, cases, basis, layers=[5, 6, 7])           # cases about the word each prompt goes on with, where it ends
+    effect = causal.run(slm, cases, lens, layers=[5, 6, 7])             # cases about the word each prompt goes on with, where it ends
+    found = speaking_out(effect)
     found.flips(layer=6)                                                # share of cases whose sign turns
     found.slope(layer=6)                                                # nats of effect for each unit of margin
 
@@ -13,37 +14,22 @@ Two things beside the mean effect of `verdict.md`:
    drawn. If text drives the speech, cases whose text says more have more effect. A swap moves the stream by about the margin, so some slope is expected
    wherever the arm has an effect at all; `slope(of="whole")` beside it tells whether the cases are simply larger in everything.
 
-`flips` and `slope` are of tables with the columns of an `Effect`: they take those of the main experiment (`SpeakingOut(effect.table, effect.reading)`)
-as well as those that are made here, from the arms `text`, `third` and `whole` alone.
+Nothing is run here: the effects and margins are those of the main experiment.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
-from torch import Tensor
-from tqdm.auto import tqdm
 
 from slm_interp import statistics
-from slm_interp.causal.cases import Case, checked_cases
+from slm_interp.causal.effect import Effect
 from slm_interp.causal.questions import results
-from slm_interp.causal.questions.bases import Directed, pairs_of, scores_of
-from slm_interp.causal.questions.running import checked_layers
 from slm_interp.errors import PatchingError, StatisticsError
-from slm_interp.hooked import MEMORY
-from slm_interp.model import SpeechTextModel
-from slm_interp.patching import outcomes
-from slm_interp.patching.engine import Grid, Patch, patched, ran, score
-from slm_interp.patching.interventions import SwapCoordinates
-from slm_interp.patching.outcomes import Outcome
-from slm_interp.patching.places import hooks_of, standing
-from slm_interp.patching.policies import Policy, Stretch, policy_of
 from slm_interp.statistics import Interval
 
 NEEDED = ("case", "prompt", "word", "basis", "layer", "arm", "dose", "outcome", "base", "source", "value", "effect")
@@ -180,99 +166,6 @@ def slope_of(values: Float[np.ndarray, " item column"], weights: Float[np.ndarra
         return np.where(spread > 1e-12 * (weights @ x**2), (weights * apart) @ y / spread, np.nan)
 
 
-def margins(
-    slm: SpeechTextModel,
-    case: Case,
-    basis: Directed,
-    layers: Sequence[int],
-    streams: tuple[Float[Tensor, "layer clean_pos d_model"], Float[Tensor, "layer corrupted_pos d_model"]],
-) -> list[float]:
-    """How much more the basis reads the clean word than the corrupted one in the clean run, less the same in the corrupted run, at each layer.
-
-    Args:
-        streams: of the clean and of the corrupted prompt, at these layers.
-    """
-    found = []
-    for number, layer in enumerate(layers):
-        read = []
-        for stream, span in zip(streams, (case.span.clean, case.span.corrupted), strict=True):
-            scores = scores_of(slm, basis, stream[number, span.start : span.stop], layer, [case.words.clean, case.words.corrupted])
-            best = scores.amax(0)
-            read.append(float(best[0] - best[1]))
-        found.append(read[0] - read[1])
-    return found
-
-
-def speaking_out(
-    slm: SpeechTextModel,
-    cases: Sequence[Case],
-    basis: Directed,
-    layers: Sequence[int] | None = None,
-    outcome: Outcome | None = None,
-    policy: str | Policy | None = None,
-    memory: int = MEMORY,
-) -> SpeakingOut:
-    """Swap the text of what is said next, and whole residuals, at each layer.
-
-    Args:
-        cases: about the words each prompt goes on with; where one has a third word, that is swapped in too.
-        layers: of `resid_post`, in blocks run; None is all.
-        outcome: None is `outcomes.difference(units=1)`.
-        policy: how spans of unequal length meet in the whole patch; None takes spans of one length alone.
-        memory: bytes that a batch of runs may take beside the model.
-
-    Raises:
-        PatchingError: layers that are not there, spans that do not meet, words whose directions depend on each other, values that are not finite.
-    """
-    outcome, pairing = outcome or outcomes.difference(units=1), policy_of(policy)
-    grid = Grid("resid_post", checked_layers(slm, layers), None, memory)
-    rows: list[dict[str, object]] = []
-    read: list[dict[str, object]] = []
-    for case in tqdm(checked_cases(cases), desc="speaking out", unit="case", disable=None):
-        names = hooks_of(grid.site, grid.layers)
-        base, source = (ran(slm, prompt, case.contrast, outcome, names) for prompt in (case.base, case.source))
-        reference = source.logits if outcome.reference else None
-        here, there = (standing(one.kept.at, grid.site, grid.layers, None)[:, 0] for one in (base, source))
-        patches = _patches(case, basis, grid.layers, pairing, there, here)
-        values = patched(slm, base, list(patches.values()), here[:, None], grid, outcome, reference)[..., 0]
-        ends = {"base": score(outcome, base, reference), "source": score(outcome, source, reference)}
-        for number, layer in enumerate(grid.layers):
-            for place, arm in enumerate(patches):
-                value = float(values[number, place])
-                said: dict[str, object] = {
-                    "basis": "" if arm == "whole" else basis.name,
-                    "layer": layer,
-                    "arm": arm,
-                    "dose": 1.0,
-                    "outcome": outcome.name,
-                }
-                rows.append({**results.labels_of(case), **said, **ends, "value": value, "effect": value - ends["base"]})
-        margin = margins(slm, case, basis, grid.layers, (there, here))
-        read += [
-            {"case": case.name, "basis": basis.name, "layer": layer, "margin": one} for layer, one in zip(grid.layers, margin, strict=True)
-        ]
-    return SpeakingOut(pd.DataFrame(rows), pd.DataFrame(read))
-
-
-def _patches(
-    case: Case,
-    basis: Directed,
-    layers: Sequence[int],
-    pairing: Policy,
-    there: Float[Tensor, "layer source_pos d_model"],
-    here: Float[Tensor, "layer base_pos d_model"],
-) -> dict[str, Patch]:
-    """What each arm writes: `text`, `third` where there is a third word, `whole`."""
-    span = case.span.corrupted
-    own = here[:, span.start : span.stop]
-    positions = torch.arange(span.start, span.stop)
-    words = {"text": case.words.clean} | ({} if case.words.third is None else {"third": case.words.third})
-    found = {}
-    for arm, word in words.items():
-        made = [
-            SwapCoordinates(*pairs_of(basis, layer, word, case.words.corrupted))(own[n : n + 1], None) for n, layer in enumerate(layers)
-        ]
-        found[arm] = Patch(positions, torch.stack(made))
-    meets = pairing(Stretch(case.source, case.span.clean), Stretch(case.base, span))
-    found["whole"] = Patch(meets.base, meets.values(there, here)[:, None])
-    return found
+def speaking_out(effect: Effect) -> SpeakingOut:
+    """Flips and slopes of a causal test about the word that is said next: `causal.run` of such cases, with the arms that are wanted."""
+    return SpeakingOut(effect.table, effect.reading)
