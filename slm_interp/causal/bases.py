@@ -11,41 +11,27 @@
 | `ProbeBasis(probe)` | the weights of the word's class | the probe's log-probability |
 | `RandomBasis(d_model)` | drawn: a basis that knows nothing, for tests and controls | dot product |
 
-Which ids are a word is its *spelling*, by the names that `transcription` uses:
-
-| spelling | ids | directions of a pair are matched |
-|---|---|---|
-| `first_piece` | the first piece of `" word"` | one with one |
-| `variants` | first pieces of {word, lower, Capitalised} with and without a space | form by form; forms that one of the two lacks are left out |
-| `all_pieces` | every piece of `" word"` | piece by piece, as far as the shorter word goes |
-
-A pair of directions that depends on the pairs before it (the same id again, a form in which both words are one id) is left out for both words. Words with
-the same first piece have the same direction and are refused by name; with `all_pieces` they are told apart by the pieces that differ.
+Which ids are a word is its *spelling*, and how two words' directions are matched with it: `spelling.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from slm_interp import hooked
+from slm_interp.causal.spelling import Pair, Spelling, alike, distinct, independent, known, matched, named, spelled
 from slm_interp.errors import PatchingError
 from slm_interp.lenses.lens import DirectedLens, VocabularyLens
 from slm_interp.lenses.probe.probe import WordProbe, rank_of
 from slm_interp.model import SpeechTextModel
-from slm_interp.patching.interventions.directions import Subspace, along
-from slm_interp.transcription.asking.targets import by_form
-
-Spelling: TypeAlias = Literal["first_piece", "variants", "all_pieces"]
-Pair: TypeAlias = "tuple[Float[Tensor, 'pair d_model'], Float[Tensor, 'pair d_model']]"
-
-FIRST = " word"  # the form in which a word stands inside a sentence
+from slm_interp.patching.interventions.directions import along
 
 
 @runtime_checkable
@@ -92,7 +78,7 @@ class LensBasis:
     spelling: Spelling = "first_piece"
 
     def __post_init__(self) -> None:
-        _known(self.spelling)
+        known(self.spelling)
         if isinstance(self.lens, WordProbe):
             raise PatchingError("A probe answers in classes, not in ids; use ProbeBasis(probe).")
         if not isinstance(self.lens, DirectedLens if self.spelling == "first_piece" else VocabularyLens):
@@ -102,7 +88,7 @@ class LensBasis:
     @property
     def name(self) -> str:
         """The lens, and how words are spelled where not by their first piece."""
-        return _named(self.lens.name, self.spelling)
+        return named(self.lens.name, self.spelling)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -113,22 +99,22 @@ class LensBasis:
         """As `Basis.directions`; errors of the lens, and words the tokenizer cannot spell."""
         if self.spelling == "first_piece" and not isinstance(self.lens, VocabularyLens):
             return self.lens.directions(layer, words)
-        return self._of_ids(layer, _distinct(self.slm, words, self.spelling))
+        return self._of_ids(layer, distinct(self.slm, words, self.spelling))
 
     def pairs(self, layer: int, first: str, second: str) -> Pair:
         """As `Basis.pairs`."""
-        own, other = _matched(self.slm, first, second, self.spelling)
+        own, other = matched(self.slm, first, second, self.spelling)
         if not isinstance(self.lens, VocabularyLens):
             both = self.lens.directions(layer, [first, second])
-            return _independent(both[:1], both[1:], (first, second))
-        return _independent(self._of_ids(layer, own), self._of_ids(layer, other), (first, second))
+            return independent(both[:1], both[1:], (first, second))
+        return independent(self._of_ids(layer, own), self._of_ids(layer, other), (first, second))
 
     def score(self, resid: Float[Tensor, "*batch d_model"], layer: int, words: Sequence[str]) -> Float[Tensor, "*batch word"]:
         """The lens's logit of each word, before any softmax."""
         ready, unembedding = hooked.widened(self.lens.scores(resid, layer)), hooked.unembedding(self.slm.model)
         best = []
         for word in words:
-            ids = list(_spelled(self.slm, word, self.spelling).values())
+            ids = list(spelled(self.slm, word, self.spelling).values())
             logits = ready @ hooked.widened(unembedding.W_U[:, ids]).to(ready)
             best.append((logits if unembedding.b_U is None else logits + unembedding.b_U[ids].to(logits)).amax(-1))
         return torch.stack(best, dim=-1)
@@ -146,12 +132,12 @@ class EmbeddingBasis:
     spelling: Spelling = "first_piece"
 
     def __post_init__(self) -> None:
-        _known(self.spelling)
+        known(self.spelling)
 
     @property
     def name(self) -> str:
         """`embedding`, and how words are spelled where not by their first piece."""
-        return _named("embedding", self.spelling)
+        return named("embedding", self.spelling)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -160,23 +146,23 @@ class EmbeddingBasis:
 
     def directions(self, layer: int, words: Sequence[str]) -> Float[Tensor, "direction d_model"]:
         """As `Basis.directions`; errors are of layers that are not there and words the tokenizer cannot spell."""
-        return self._rows(layer, _distinct(self.slm, words, self.spelling))
+        return self._rows(layer, distinct(self.slm, words, self.spelling))
 
     def pairs(self, layer: int, first: str, second: str) -> Pair:
         """As `Basis.pairs`."""
-        own, other = _matched(self.slm, first, second, self.spelling)
-        return _independent(self._rows(layer, own), self._rows(layer, other), (first, second))
+        own, other = matched(self.slm, first, second, self.spelling)
+        return independent(self._rows(layer, own), self._rows(layer, other), (first, second))
 
     def score(self, resid: Float[Tensor, "*batch d_model"], layer: int, words: Sequence[str]) -> Float[Tensor, "*batch word"]:
         """Dot products with the rows."""
-        rows = [self._rows(layer, list(_spelled(self.slm, word, self.spelling).values())) for word in words]
+        rows = [self._rows(layer, list(spelled(self.slm, word, self.spelling).values())) for word in words]
         return torch.stack([along(resid, one).amax(-1) for one in rows], dim=-1)
 
     def _rows(self, layer: int, ids: Sequence[int]) -> Float[Tensor, "id d_model"]:
         last = self.slm.model.cfg.n_layers
         if not 0 <= layer <= last:
             raise PatchingError(f"Layers count blocks run, 0 (embedding) to {last}; got {layer}.")
-        return hooked.widened(hooked.parameters(self.slm.model)["embed.W_E"].detach()[list(ids)])
+        return hooked.widened(hooked.embedding(self.slm.model)[list(ids)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,9 +191,9 @@ class ProbeBasis:
     def pairs(self, layer: int, first: str, second: str) -> Pair:
         """As `Basis.pairs`."""
         if first == second:
-            raise _alike(first, second)
+            raise alike(first, second)
         both = self.probe.directions(layer, [first, second])
-        return _independent(both[:1], both[1:], (first, second))
+        return independent(both[:1], both[1:], (first, second))
 
     def score(self, resid: Float[Tensor, "*batch d_model"], layer: int, words: Sequence[str]) -> Float[Tensor, "*batch word"]:
         """Log-probabilities of the words' classes."""
@@ -246,8 +232,8 @@ class RandomBasis:
     def pairs(self, layer: int, first: str, second: str) -> Pair:
         """As `Basis.pairs`."""
         if first == second:
-            raise _alike(first, second)
-        return _independent(self._of(layer, first), self._of(layer, second), (first, second))
+            raise alike(first, second)
+        return independent(self._of(layer, first), self._of(layer, second), (first, second))
 
     def score(self, resid: Float[Tensor, "*batch d_model"], layer: int, words: Sequence[str]) -> Float[Tensor, "*batch word"]:
         """Dot products."""
@@ -304,76 +290,3 @@ def rank(basis: Basis, layer: int, word: str, candidates: Sequence[str], resid: 
         raise PatchingError(f"A rank is among candidates, of which {word!r} must be one; got {len(names)} others.")
     best = basis.score(resid, layer, names).amax(0)
     return float(rank_of(best[None].float(), torch.tensor([[names.index(word)]]))[0, 0])
-
-
-# -- spelling ----------------------------------------------------------------------------------------
-
-
-def _known(spelling: str) -> None:
-    if spelling not in get_args(Spelling):
-        raise PatchingError(f"A word is spelled by {', '.join(get_args(Spelling))}; got {spelling!r}.")
-
-
-def _named(name: str, spelling: str) -> str:
-    return name if spelling == "first_piece" else f"{name}, {spelling}"
-
-
-def _spelled(slm: SpeechTextModel, word: str, spelling: Spelling) -> dict[str, int]:
-    """Ids of a word, by what they are matched with: a form, or the number of a piece. That of its first piece comes first."""
-    pieces = slm.word_ids(word)
-    if spelling == "all_pieces":
-        return {str(number): one for number, one in enumerate(pieces)}
-    found = {FIRST: pieces[0]}
-    if spelling == "variants":
-        found |= {form: one for form, one in by_form(slm, word).items() if form != FIRST}
-    return found
-
-
-def _distinct(slm: SpeechTextModel, words: Sequence[str], spelling: Spelling) -> list[int]:
-    return list(dict.fromkeys(one for word in words for one in _spelled(slm, word, spelling).values()))
-
-
-def _matched(slm: SpeechTextModel, first: str, second: str, spelling: Spelling) -> tuple[list[int], list[int]]:
-    """Ids of two words, form by form; a pair with an id that is in a pair before it is left out.
-
-    Raises:
-        PatchingError: words that share what tells them apart.
-    """
-    own: Mapping[str, int] = _spelled(slm, first, spelling)
-    other: Mapping[str, int] = _spelled(slm, second, spelling)
-    if spelling != "all_pieces" and own[FIRST] == other[FIRST]:
-        raise _alike(first, second, slm.label(own[FIRST]))
-    matched: list[tuple[int, int]] = []
-    for form in own:
-        pair = own[form], other.get(form)
-        if pair[1] is not None and pair[0] != pair[1] and not set(pair) & {one for done in matched for one in done}:
-            matched.append((pair[0], pair[1]))
-    if not matched:
-        raise _alike(first, second, slm.label(next(iter(own.values()))))
-    return [one for one, _ in matched], [one for _, one in matched]
-
-
-def _alike(first: str, second: str, piece: str | None = None) -> PatchingError:
-    shared = "are one word" if piece is None else f"both begin with {piece!r}"
-    return PatchingError(
-        f"{first!r} and {second!r} {shared}: they have one direction, and exchanging them changes nothing. Leave this case out"
-        f"{'.' if piece is None else ', or tell the words apart by spelling=' + repr('all_pieces') + '.'}"
-    )
-
-
-def _independent(first: Float[Tensor, "tried d_model"], second: Float[Tensor, "tried d_model"], words: tuple[str, str]) -> Pair:
-    """The pairs that are independent of those before them, the first of which must be.
-
-    Raises:
-        PatchingError: directions of the two words that are one line, zero or not finite.
-    """
-    kept: list[int] = []
-    for pair in range(len(first)):
-        tried = [*kept, pair]
-        if Subspace(torch.cat([first[tried], second[tried]])).rank == 2 * len(tried):
-            kept = tried
-    if not kept:
-        raise PatchingError(
-            f"The directions of {words[0]!r} and {words[1]!r} lie on one line: nothing tells the words apart. Leave this case out."
-        )
-    return first[kept], second[kept]

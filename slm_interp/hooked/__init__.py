@@ -23,7 +23,7 @@ from slm_interp.hooked.keeping import keep, written_at
 from slm_interp.hooked.kept import Kept, Writes, joined
 from slm_interp.hooked.norm import NormFormula, norm_formula, widened
 from slm_interp.hooked.patched import Patches, last_residuals
-from slm_interp.hooked.reading import attach_tokenizer, final_norm, logits, normed, residuals, unembedding
+from slm_interp.hooked.reading import attach_tokenizer, embedding, final_norm, logits, normed, residuals, unembedding
 from slm_interp.hooked.resuming import run_from_layer
 from slm_interp.hooked.sites import HEADS, SITES, captured, heads_at, hook_at, label_at, layers_at, stream, whole
 
@@ -42,6 +42,7 @@ __all__ = [
     "captured",
     "differentiable_residuals",
     "each_residuals",
+    "embedding",
     "empty",
     "fill",
     "final_norm",

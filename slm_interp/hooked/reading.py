@@ -55,3 +55,8 @@ def final_norm(model: HookedTransformer, resid: Float[Tensor, "*batch d_model"])
 def unembedding(model: HookedTransformer) -> Unembedding:
     """The unembedding matrix and bias, as views of the model's own."""
     return Unembedding(model.unembed.W_U.detach(), model.unembed.b_U.detach())
+
+
+def embedding(model: HookedTransformer) -> Float[Tensor, "d_vocab d_model"]:
+    """The rows of `W_E`, as a view of the model's own."""
+    return model.embed.W_E.detach()
