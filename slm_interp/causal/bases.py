@@ -45,7 +45,7 @@ class Basis(Protocol):
 
     @property
     def settings(self) -> dict[str, str]:
-        """What a result must say about the basis to be repeated."""
+        """What a result must say about the basis to be repeated. `kind` other than `lens`: it has no say in the verdict of several."""
         ...
 
     def directions(self, layer: int, words: Sequence[str]) -> Float[Tensor, "direction d_model"]:
@@ -93,7 +93,7 @@ class LensBasis:
     @property
     def settings(self) -> dict[str, str]:
         """Those of the lens, and the spelling."""
-        return {**self.lens.settings, "basis": self.name, "spelling": self.spelling}
+        return {**self.lens.settings, "kind": "lens", "basis": self.name, "spelling": self.spelling}
 
     def directions(self, layer: int, words: Sequence[str]) -> Float[Tensor, "direction d_model"]:
         """As `Basis.directions`; errors of the lens, and words the tokenizer cannot spell."""
@@ -142,7 +142,7 @@ class EmbeddingBasis:
     @property
     def settings(self) -> dict[str, str]:
         """Name and spelling."""
-        return {"basis": self.name, "spelling": self.spelling}
+        return {"kind": "embedding", "basis": self.name, "spelling": self.spelling}
 
     def directions(self, layer: int, words: Sequence[str]) -> Float[Tensor, "direction d_model"]:
         """As `Basis.directions`; errors are of layers that are not there and words the tokenizer cannot spell."""
@@ -182,7 +182,7 @@ class ProbeBasis:
     @property
     def settings(self) -> dict[str, str]:
         """Those of the probe."""
-        return {**self.probe.settings, "basis": self.name}
+        return {**self.probe.settings, "kind": "probe", "basis": self.name}
 
     def directions(self, layer: int, words: Sequence[str]) -> Float[Tensor, "direction d_model"]:
         """As `Basis.directions`; errors are of layers it was not trained at and words without a class."""
@@ -223,7 +223,7 @@ class RandomBasis:
     @property
     def settings(self) -> dict[str, str]:
         """Seed and directions of a word."""
-        return {"basis": self.name, "seed": str(self.seed), "each": str(self.each)}
+        return {"kind": "random", "basis": self.name, "seed": str(self.seed), "each": str(self.each)}
 
     def directions(self, layer: int, words: Sequence[str]) -> Float[Tensor, "direction d_model"]:
         """As `Basis.directions`."""

@@ -92,6 +92,12 @@ class Effect:
         return tuple(str(name) for name in self.reading["basis"].unique())
 
     @property
+    def lenses(self) -> tuple[str, ...]:
+        """The bases that have a say in the verdict of several: lenses. A probe reads a word in whatever code it stands; alone it is all there is."""
+        kinds = {name: self.about["bases"][name].get("kind", "lens") for name in self.bases} if "bases" in self.about else {}
+        return tuple(name for name in self.bases if kinds.get(name, "lens") == "lens") or self.bases
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """Blocks run."""
         return tuple(sorted(int(layer) for layer in self.table["layer"].unique()))
@@ -282,14 +288,14 @@ class Effect:
         return found
 
     def verdict(self, basis: str | None = None, outcome: str | None = None) -> Verdict | Combined:
-        """The verdict by `docs/verdict.md`: of one basis, or of all of them together; of the first outcome where none is named.
+        """The verdict by `docs/verdict.md`: of one basis, or of the lenses together; of the first outcome where none is named.
 
         Raises:
             PatchingError, StatisticsError: as `measured`.
         """
         names = self.bases if basis is None else (basis,)
         found = {name: self.measured(name, outcome) for name in names}
-        return decide(found[names[0]]) if len(names) == 1 else combined(found)
+        return decide(found[names[0]]) if len(names) == 1 else combined(found, lenses=self.lenses)
 
     # -- kept ----------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
@@ -192,14 +192,19 @@ class Combined:
 
     Args:
         word, reason: together.
-        verdicts: of each lens.
-        strict: of each lens at the level at which one of several may say that text drives the speech.
+        verdicts: of each basis, those beside the lenses too.
+        strict: of each lens that has a say, at the level at which one of several may say that text drives the speech.
     """
 
     word: Word
     reason: str
     verdicts: Mapping[str, Verdict]
     strict: Mapping[str, Verdict]
+
+    @property
+    def lenses(self) -> str:
+        """Those that have a say."""
+        return f"{len(self.strict)} lens{'es' if len(self.strict) > 1 else ''}"
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -221,33 +226,39 @@ class Combined:
 
     def __str__(self) -> str:
         each = [f"{basis}: {verdict}" for basis, verdict in self.verdicts.items()]
-        return "\n".join([f"{self.word}, by {len(self.verdicts)} lenses: {self.reason}", *each])
+        return "\n".join([f"{self.word}, by {self.lenses}: {self.reason}", *each])
 
     def _repr_html_(self) -> str:
         each = "".join(f"<p><i>{escape(basis)}</i></p>{verdict._repr_html_()}" for basis, verdict in self.verdicts.items())
-        return f"<div><p><b>{escape(self.word)}</b>, by {len(self.verdicts)} lenses: {escape(self.reason)}</p>{each}</div>"
+        return f"<div><p><b>{escape(self.word)}</b>, by {self.lenses}: {escape(self.reason)}</p>{each}</div>"
 
 
-def combined(measured_by_basis: Mapping[str, Measured], rule: Rule | None = None) -> Combined:
+def combined(measured_by_basis: Mapping[str, Measured], rule: Rule | None = None, lenses: Collection[str] | None = None) -> Combined:
     """The verdict of several lenses: "Several lenses" in `docs/verdict.md`.
+
+    Args:
+        lenses: those of the bases that have a say together; the others' verdicts stand beside. None is all.
 
     *text-mediated* or *partly* if some lens says so at level `1 - (1 - level) / number of lenses`; *epiphenomenal* if every lens that reads the word says
     so; otherwise *uninformative*.
 
     Raises:
-        StatisticsError: no lens, or as in `decide`.
+        StatisticsError: no lens, one that was not measured, or as in `decide`.
     """
     rule = rule or Rule()
-    if not measured_by_basis:
+    asked = list(measured_by_basis if lenses is None else lenses)
+    if not asked:
         raise StatisticsError("Together is asked of one lens or more; got none.")
-    strict_rule = replace(rule, level=1 - (1 - rule.level) / len(measured_by_basis))
+    if unknown := sorted(set(asked) - set(measured_by_basis)):
+        raise StatisticsError(f"Together is asked of lenses that were measured, {_listed(list(measured_by_basis))}; got {_listed(unknown)}.")
+    strict_rule = replace(rule, level=1 - (1 - rule.level) / len(asked))
     verdicts = {basis: decide(measured, rule) for basis, measured in measured_by_basis.items()}
-    strict = {basis: decide(measured, strict_rule) for basis, measured in measured_by_basis.items()}
+    strict = {basis: decide(measured_by_basis[basis], strict_rule) for basis in asked}
     for word in ("text-mediated", "partly"):
         saying = [basis for basis, verdict in strict.items() if verdict.word == word]
         if saying:
             return Combined(word, f"{_listed(saying)} at level {strict_rule.level:.4g}.", verdicts, strict)
-    reading = {basis: verdict for basis, verdict in verdicts.items() if bool(verdict.evidence.means["margin"].low > 0)}
+    reading = {basis: verdict for basis, verdict in verdicts.items() if basis in strict and bool(verdict.evidence.means["margin"].low > 0)}
     if not reading:
         return Combined("uninformative", "No lens reads the word.", verdicts, strict)
     others = [basis for basis, verdict in reading.items() if verdict.word != "epiphenomenal"]

@@ -51,7 +51,7 @@ def judged(effect: Effect, outcome: str | None = None, rule: Rule | None = None)
             ((basis, own),) = measured.items()
             one = decide(own, rule)
             return Judged(one.word, f"Line {one.line} of the rule. {one.reason}", {basis: one}, layers, one.warnings, one)
-        many = combined(measured, rule)
+        many = combined(measured, rule, effect.lenses)
     except (PatchingError, StatisticsError) as error:
         return Judged(NONE, str(error), {}, {}, (), None)
     return Judged(many.word, many.reason, many.verdicts, layers, many.warnings, many)

@@ -16,7 +16,7 @@ from slm_interp.causal import Effect
 from slm_interp.causal.bases import EmbeddingBasis
 from slm_interp.causal.planted import plant
 from slm_interp.errors import PatchingError
-from slm_interp.lenses import LogitLens
+from slm_interp.lenses import LogitLens, collect, train_probe
 from slm_interp.netcdf import write_dataset
 from slm_interp.patching import outcomes
 from tests.causal.made import planted_cases, tiny_case
@@ -194,11 +194,24 @@ def test_the_verdict_on_a_planted_model_is_the_right_one(kind, fraction, word):
         assert float(verdict.shares["text"].estimate) == pytest.approx(fraction, abs=1e-4)
 
 
-def test_several_bases_are_combined(tiny_slm):
+def test_several_lenses_are_combined_and_rows_of_the_embedding_stand_beside(tiny_slm):
     model = plant("mediated", n_contrasts=8)
     bases = [LogitLens(model.slm), EmbeddingBasis(model.slm)]
     arms = ["text", "complement", "third", "elsewhere", "random"]
     effect = causal.run(model.slm, planted_cases(model), bases, layers=model.layers[:1], arms=arms, outcome=outcomes.difference(units=1))
     together = effect.verdict()
     assert set(together.verdicts) == {"logit", "embedding"}
-    assert together.verdicts["logit"].word == "text-mediated"
+    assert set(together.strict) == {"logit"}
+    assert together.word == together.verdicts["logit"].word == "text-mediated"
+    assert "by 1 lens:" in str(together)
+
+
+def test_a_probe_that_reads_a_secret_code_does_not_make_a_shadow_a_cause():
+    model = plant("shadow", n_contrasts=40)
+    heard = [prompt for contrast in model.contrasts for prompt in (contrast.clean, contrast.corrupted)]
+    probe = train_probe(collect(model.slm, heard, layers=[2]), penalties=(1e-3,))
+    arms = ["text", "complement", "third", "elsewhere", "random"]
+    bases, onset = [LogitLens(model.slm), probe], outcomes.difference(units=1)
+    together = causal.run(model.slm, planted_cases(model), bases, layers=[2], arms=arms, outcome=onset).verdict()
+    assert together.verdicts["probe"].word != "epiphenomenal"  # truly: the word drives what follows, and not by its text
+    assert together.word == together.verdicts["logit"].word == "epiphenomenal"
