@@ -19,7 +19,6 @@ Shares are ratios of means over cases, `mean(effect of an arm) / mean(effect of 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,11 +30,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from slm_interp import statistics
+from slm_interp.causal import effect_files, effect_shares
 from slm_interp.causal.controls.random import Agreement, agreement
 from slm_interp.causal.verdict import Combined, Measured, Verdict, combined, decide
 from slm_interp.errors import PatchingError, StatisticsError
-from slm_interp.netcdf import read_dataset, write_dataset
 from slm_interp.patching.summaries import half as first_half
 
 if TYPE_CHECKING:
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
 
 Half: TypeAlias = Literal["development", "report", "both"]
 
-SCHEMA = "slm_interp causal effect 1"
 CELL = ["case", "basis", "layer", "arm", "dose", "outcome"]
 
 
@@ -156,17 +153,7 @@ class Effect:
             StatisticsError: too few clusters.
         """
         own = self.effects(arm, basis, outcome, half)
-        whole = self.effects("written_whole" if arm == "written_text" else "whole", "", outcome, half).loc[own.index]
-        ways, rows = self.clusters(list(own.index)), []
-        for layer in own.columns:
-            ceiling = statistics.bootstrap(whole[layer].to_numpy(), ways, level=level, seed=seed)
-            row = {"layer": int(layer), "estimate": np.nan, "low": np.nan, "high": np.nan}
-            if not ceiling.low <= 0 <= ceiling.high:
-                both = np.stack([own[layer].to_numpy(), whole[layer].to_numpy()], 1)
-                found = statistics.bootstrap(both, ways, statistics.ratio_of_means, level=level, seed=seed)
-                row |= {name: float(getattr(found, name)[0]) for name in ("estimate", "low", "high")}
-            rows.append({**row, "items": len(own), "whole": float(ceiling.estimate)})
-        return pd.DataFrame(rows)
+        return effect_shares.by_layer(own, self._ceiling(arm, outcome, half).loc[own.index], self.clusters(list(own.index)), level, seed)
 
     def clusters(self, cases: Sequence[str]) -> dict[str, list[str]]:
         """The labels of some cases by which they depend on each other: `prompt` and `word`, those of the two that have more than one label."""
@@ -207,26 +194,24 @@ class Effect:
         Raises:
             PatchingError, StatisticsError: as `shares` and `chosen_layer`.
         """
-        basis = basis or self.bases[0]
+        basis, outcome = basis or self.bases[0], outcome or self.outcomes[0]
         layer = self.chosen_layer(basis, outcome) if layer is None else layer
-        outcome = outcome or self.outcomes[0]
         table = self.table[self.table["basis"].isin(("", basis)) & (self.table["layer"] == layer) & (self.table["outcome"] == outcome)]
         rows = []
         for arm, dose in table[["arm", "dose"]].drop_duplicates().itertuples(index=False):
             own = self.effects(arm, basis, outcome, half, dose)[layer]
             if not len(own):
                 continue
-            whole = self.effects("written_whole" if arm == "written_text" else "whole", "", outcome, half).loc[own.index, layer]
-            ways = self.clusters(list(own.index))
-            ceiling = statistics.bootstrap(whole.to_numpy(), ways)
-            found = statistics.bootstrap(np.stack([own, whole], 1), ways, _mean_and_share)
-            told = np.nan if ceiling.low <= 0 <= ceiling.high else 1.0  # shares of what may be nothing are nothing to look at
+            whole = self._ceiling(arm, outcome, half).loc[own.index, layer]
+            row = {"arm": arm, "dose": dose, **effect_shares.at_a_layer(own.to_numpy(), whole.to_numpy(), self.clusters(list(own.index)))}
             mine = table[(table["arm"] == arm) & (table["dose"] == dose) & table["case"].isin(own.index)]
             mine = mine[mine["basis"] == mine["basis"].max()]  # of the basis, where the arm is of both
-            row = {"arm": arm, "dose": dose, "effect": float(found.estimate[0]), "share": told * float(found.estimate[1])}
-            row |= {"low": told * float(found.low[1]), "high": told * float(found.high[1]), "items": len(own)}
             rows.append(row | {"moved": mine["moved"].mean(), "distance": mine["distance"].mean()})
         return pd.DataFrame(rows)
+
+    def _ceiling(self, arm: str, outcome: str | None, half: Half) -> pd.DataFrame:
+        """The whole patch in the prompts that an arm is asked of."""
+        return self.effects("written_whole" if arm == "written_text" else "whole", "", outcome, half)
 
     def agreement(self, basis: str, layer: int, half: Half = "both") -> Agreement:
         """How well first order tells the mean effects of random directions: those that were run beside the same to first order.
@@ -301,15 +286,7 @@ class Effect:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one netCDF file, whole or not at all."""
-        parts: dict[str, Any] = {}
-        for name, frame in (("table", self.table), ("reading", self.reading)):
-            parts |= {f"{name}:{column}": (f"{name}_row", _plain(frame[column])) for column in frame.columns}
-        dataset = xr.Dataset(parts, attrs={"schema": SCHEMA, "about_json": json.dumps(self.about, sort_keys=True)})
-        if self.random is not None:
-            dataset = dataset.assign(random=self.random.drop_attrs())
-        if self.random_exact is not None:
-            dataset = dataset.assign(random_exact=self.random_exact.drop_attrs().rename(draw="draw_run"))
-        write_dataset(dataset, path)
+        effect_files.write(effect_files.Parts(self.table, self.reading, self.random, self.random_exact, self.about), path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Effect:
@@ -318,25 +295,8 @@ class Effect:
         Raises:
             PatchingError, ReadoutError: no such file, or one that is no effect.
         """
-        dataset = read_dataset(path, "is no saved causal effect")
-        if dataset.attrs.get("schema") != SCHEMA:
-            raise PatchingError(
-                f"{os.fspath(path)!r} is no saved causal effect: its schema is {dataset.attrs.get('schema')!r}, not {SCHEMA!r}."
-            )
-        frames = {
-            part: pd.DataFrame(
-                {name.partition(":")[2]: dataset[name].values for name in map(str, dataset.data_vars) if name.startswith(f"{part}:")}
-            )
-            for part in ("table", "reading")
-        }
-        frames["reading"]["heard"] = frames["reading"]["heard"].astype(bool)
-        return Effect(
-            frames["table"],
-            frames["reading"],
-            dataset.get("random"),
-            dataset["random_exact"].rename(draw_run="draw") if "random_exact" in dataset else None,
-            json.loads(str(dataset.attrs["about_json"])),
-        )
+        found = effect_files.read(path)
+        return Effect(found.table, found.reading, found.random, found.random_exact, found.about)
 
     def plot(self, **options: Any) -> go.Figure:
         """Shares of text and complement by layer with every control; options as in `slm_interp.plots.causal`."""
@@ -374,16 +334,3 @@ def _halves(table: pd.DataFrame, seed: int) -> dict[str, str]:
     except StatisticsError:
         return dict.fromkeys(words.index, "")
     return {case: "development" if own else "report" for case, own in zip(words.index, chooses, strict=True)}
-
-
-def _mean_and_share(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    means = statistics.weighted_mean(values, weights)
-    with np.errstate(divide="ignore", invalid="ignore"):  # of a ceiling of exactly nothing
-        return np.stack([means[:, 0], means[:, 0] / means[:, 1]], 1)
-
-
-def _plain(column: pd.Series) -> np.ndarray:
-    values = column.to_numpy()
-    if values.dtype == bool:
-        return values.astype(np.int8)
-    return values.astype(object) if values.dtype.kind not in "iuf" else values

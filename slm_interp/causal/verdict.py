@@ -250,7 +250,9 @@ def combined(measured_by_basis: Mapping[str, Measured], rule: Rule | None = None
     if not asked:
         raise StatisticsError("Together is asked of one lens or more; got none.")
     if unknown := sorted(set(asked) - set(measured_by_basis)):
-        raise StatisticsError(f"Together is asked of lenses that were measured, {_listed(list(measured_by_basis))}; got {_listed(unknown)}.")
+        raise StatisticsError(
+            f"Together is asked of lenses that were measured, {_listed(list(measured_by_basis))}; got {_listed(unknown)}."
+        )
     strict_rule = replace(rule, level=1 - (1 - rule.level) / len(asked))
     verdicts = {basis: decide(measured, rule) for basis, measured in measured_by_basis.items()}
     strict = {basis: decide(measured_by_basis[basis], strict_rule) for basis in asked}
