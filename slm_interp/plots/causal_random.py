@@ -71,8 +71,17 @@ def _histogram(figure: go.Figure, draws: Float[np.ndarray, " draw"], text: float
         xanchor="right" if text > 0 else "left",
     )  # fmt: skip
     figure.add_annotation(
-        x=float(low + high) / 2, y=1, yref="y domain", text="middle 95%", showarrow=False, yanchor="bottom", font={"size": 11}, row=1, col=1
-    )
+        x=float(low),
+        y=1,
+        yref="y domain",
+        text="middle 95%",
+        showarrow=False,
+        xanchor="left",
+        yanchor="top",
+        font={"size": 11},
+        row=1,
+        col=1,
+    )  # inside, as the name of the line stands above
     ends = min(float(edges[0]), text), max(float(edges[-1]), text)
     room = 0.03 * (ends[1] - ends[0])
     figure.update_xaxes(title="mean effect (nats)", showgrid=False, zeroline=False, range=[ends[0] - room, ends[1] + room], row=1, col=1)

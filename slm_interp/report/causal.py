@@ -56,7 +56,7 @@ def announced(plan: Plan, built: Built) -> str:
     lines = [
         f"{built!r}",
         f"Lenses {', '.join(basis.name for basis in plan.bases)}; layers {', '.join(map(str, plan.layers))}; outcome {plan.outcomes[0].name}.",
-        f"Arms: {', '.join(arm.name for arm in plan.arms)}.",
+        f"Arms: {', '.join([*(arm.name for arm in plan.arms), *plan.checks])}.",
         f"Cases that cannot have an arm: {', '.join(missing) or 'none'}.",
         f"Leaves out: {', '.join(plan.left_out) or 'nothing'}.",
         f"Cost: {plan.cost}.",

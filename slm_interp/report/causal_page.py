@@ -35,7 +35,7 @@ RULE = (
     "text carries all, its complement nothing, and it is this word's text",
     "text carries nothing, its complement all",
     "text carries a part, and it is this word's text",
-    "text moves something, and a third word, another place or a random direction does as much",
+    "what text moves is shown neither to be nothing nor to be this word's",
     "otherwise: intervals too wide, or neither part carries the effect alone",
 )
 CAPTIONS = {
