@@ -1,11 +1,10 @@
-"""Cases for the tests of causal runs: two of the tiny model, with every control, and those of planted models."""
+"""Cases for the tests of causal runs: two of the tiny model, with every control."""
 
 from __future__ import annotations
 
 import torch
 
 from slm_interp.causal import Case, Heard, Words
-from slm_interp.causal.planted import Planted
 from slm_interp.model import SpeechTextModel
 from slm_interp.patching.spans import SpanPair
 from slm_interp.prompt import Segment
@@ -43,17 +42,3 @@ def tiny_case(slm: SpeechTextModel, name: str = "first", longer: bool = False, b
         written_span=SpanPair("word", at, at),
         prompt=f"around {by}",
     )
-
-
-def planted_cases(planted: Planted) -> tuple[Case, ...]:
-    """One case a contrast, with a third word that follows neither and is followed by neither, and the carriers before the word."""
-    return tuple(_planted_case(planted, contrast) for contrast in planted.contrasts)
-
-
-def _planted_case(planted: Planted, contrast: Contrast) -> Case:
-    clean, corrupted, lexicon = contrast.clean.words[0], contrast.corrupted.words[0], planted.lexicon
-    a, b = (lexicon.words.index(word.text) for word in (clean, corrupted))
-    onsets = {lexicon.onset[lexicon.following[word]] for word in (a, b)}
-    third = next(w for w in range(len(lexicon.words)) if w not in (a, b) and lexicon.onset[lexicon.following[w]] not in onsets)
-    words = Words(clean.text, corrupted.text, lexicon.words[third])
-    return Case(f"{clean.text} / {corrupted.text}", contrast, words, SpanPair("word", clean.span, corrupted.span), Span(0, 2))

@@ -14,12 +14,13 @@ import xarray as xr
 from slm_interp import causal, statistics
 from slm_interp.causal import Effect
 from slm_interp.causal.bases import EmbeddingBasis
+from slm_interp.causal.building import planted_cases
 from slm_interp.causal.planted import plant
 from slm_interp.errors import PatchingError
 from slm_interp.lenses import LogitLens, collect, train_probe
 from slm_interp.netcdf import write_dataset
 from slm_interp.patching import outcomes
-from tests.causal.made import planted_cases, tiny_case
+from tests.causal.made import tiny_case
 
 LAYERS = (1, 2, 3)
 CASES = 24

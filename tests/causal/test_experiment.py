@@ -17,6 +17,7 @@ from slm_interp import causal, hooked
 from slm_interp.causal import Case, Effect, Words
 from slm_interp.causal.arms import ARMS, CHECKS, DOSES, PRESETS
 from slm_interp.causal.bases import EmbeddingBasis, LensBasis, RandomBasis
+from slm_interp.causal.building import planted_cases
 from slm_interp.causal.controls.natural import collect
 from slm_interp.causal.controls.random import Key, drawn
 from slm_interp.causal.controls.readers import what_is_read
@@ -31,7 +32,7 @@ from slm_interp.patching.interventions import ComplementOnly, CopyCoordinates, E
 from slm_interp.patching.outcomes import Outcome
 from slm_interp.patching.spans import SpanPair
 from slm_interp.utterance import Span
-from tests.causal.made import planted_cases, tiny_case
+from tests.causal.made import tiny_case
 from tests.patching import plain
 
 ONSET, WORD = outcomes.difference(units=1), outcomes.difference()

@@ -29,6 +29,7 @@ from slm_interp.errors import PatchingError
 from slm_interp.hooked.installed import MAJOR
 from slm_interp.lenses.directions import directions_of
 from slm_interp.utterance import Contrast, Utterance
+from tests.causal.planted_text import coordinates, directions, text_part
 
 EXACT = 1e-5 if MAJOR == 3 else 5e-4  # of the logits' spread; TransformerLens 4 does not compute these models in float64 throughout
 SHARES = {"shadow": 0.0, "mediated": 1.0, "partial": 0.3}
@@ -74,21 +75,6 @@ def unit_logits(model: Planted, heard: Utterance, layer: int | None = None, edit
 def stream_at_word(model: Planted, heard: Utterance, layer: int) -> Float[Tensor, "pos d_model"]:
     span = heard.words[0].span
     return hooked.residuals(model.slm.model, heard.tokens)[layer, span.start : span.stop]
-
-
-def directions(model: Planted, words: tuple[str, ...] | None = None) -> Float[Tensor, "word d_model"]:
-    """Of words, all by default: columns of `W_U` pulled back through the final norm."""
-    return directions_of(model.slm, [model.slm.word_ids(word)[0] for word in words or model.lexicon.words])
-
-
-def coordinates(resid: Tensor, rows: Tensor) -> Tensor:
-    """Oblique: what `rows` are multiplied with to give the part of `resid` in their span."""
-    return resid @ torch.linalg.pinv(rows)
-
-
-def text_part(model: Planted, resid: Tensor) -> Tensor:
-    rows = directions(model)
-    return coordinates(resid, rows) @ rows
 
 
 def swapped(model: Planted, contrast: Contrast) -> Edit:

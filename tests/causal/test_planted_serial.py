@@ -20,8 +20,8 @@ from slm_interp.causal.planted import SERIAL, Chain, Planted, plant, save
 from slm_interp.causal.planted.compiler import GAIN
 from slm_interp.errors import PatchingError
 from slm_interp.hooked.installed import MAJOR
-from slm_interp.lenses.directions import directions_of
 from slm_interp.utterance import Contrast, Utterance
+from tests.causal.planted_text import coordinates, directions, text_part
 
 EXACT = 1e-5 if MAJOR == 3 else 5e-4  # of the logits' spread
 WORLDS = [(0, 128, 16), (3, 64, 9)]  # seed, d_model, words
@@ -69,20 +69,6 @@ def unit_logits(model: Planted, heard: Utterance, edits: Edits | None = None) ->
 
 def stream(model: Planted, heard: Utterance, place: str, layer: int) -> Float[Tensor, " d_model"]:
     return hooked.residuals(model.slm.model, heard.tokens)[layer, at(heard, place)]
-
-
-def directions(model: Planted, words: tuple[str, ...] | None = None) -> Float[Tensor, "word d_model"]:
-    """Of words, all by default: columns of `W_U` pulled back through the final norm."""
-    return directions_of(model.slm, [model.slm.word_ids(word)[0] for word in words or model.lexicon.words])
-
-
-def coordinates(resid: Tensor, rows: Tensor) -> Tensor:
-    return resid @ torch.linalg.pinv(rows)
-
-
-def text_part(model: Planted, resid: Tensor) -> Tensor:
-    rows = directions(model)
-    return coordinates(resid, rows) @ rows
 
 
 def words_at(model: Planted, contrast: Contrast, place: str) -> tuple[str, str]:
