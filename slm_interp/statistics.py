@@ -46,6 +46,22 @@ class Interval:
         return f"{float(self.estimate):.4g} [{float(self.low):.4g}, {float(self.high):.4g}]"
 
 
+def ways_apart(ways: Mapping[str, Labels]) -> dict[str, Labels]:
+    """The ways of clustering that say something: those with more than one label, and of two that put the same items together the first.
+
+    Two names of one clustering, drawn as if they were two, would count the same clusters twice and widen every interval by about half.
+    """
+    found: dict[str, Labels] = {}
+    seen: set[tuple[int, ...]] = set()
+    for way, labels in ways.items():
+        numbers: dict[Any, int] = {}
+        codes = tuple(numbers.setdefault(label, len(numbers)) for label in labels)
+        if len(numbers) > 1 and codes not in seen:
+            seen.add(codes)
+            found[way] = labels
+    return found
+
+
 def weighted_mean(values: Float[np.ndarray, " item *what"], weights: Float[np.ndarray, "draw item"]) -> Float[np.ndarray, " draw *what"]:
     """The mean of items under each row of weights."""
     sums = np.tensordot(weights, values, axes=1)

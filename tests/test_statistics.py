@@ -20,6 +20,7 @@ from slm_interp.statistics import (
     paired_difference,
     permutation,
     sign_flip,
+    ways_apart,
 )
 
 
@@ -70,6 +71,14 @@ def test_two_ways_are_drawn_independently_and_multiply():
     weights = cluster_weights({"rows": row, "columns": column}, 300, np.random.default_rng(0)).reshape(300, 3, 4)
     np.testing.assert_array_equal(weights[:, 0, 0] * weights[:, 2, 3], weights[:, 0, 3] * weights[:, 2, 0])
     np.testing.assert_array_equal(weights.sum((1, 2)), 12)
+
+
+def test_two_names_of_one_clustering_count_once_and_a_single_label_not_at_all():
+    ways = {"prompt": ["a", "a", "b", "c"], "word": [1, 1, 2, 3], "voice": ["x"] * 4, "speaker": ["p", "p", "p", "q"]}
+    assert ways_apart(ways) == {"prompt": ways["prompt"], "speaker": ways["speaker"]}
+    values = np.array([0.0, 1.0, 5.0, 2.0])
+    once, twice = (bootstrap(values, own, seed=0) for own in (ways_apart({"a": [0, 0, 1, 2], "b": [0, 0, 1, 2]}), {"a": [0, 0, 1, 2]}))
+    assert (once.low, once.high) == (twice.low, twice.high)
 
 
 def test_draws_that_hit_nothing_are_drawn_again():

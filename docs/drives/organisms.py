@@ -1,9 +1,10 @@
 """Does text drive speech in the organisms? Effects, verdicts and pictures of docs/does-text-drive-speech.md.
 
-    python docs/drives/organisms.py [ORGANISM ...]     all that ship if none is named
+    python docs/drives/organisms.py ask QUESTION [ORGANISM ...]     all that ship if none is named; a folder is one that was trained and does not ship
+    python docs/drives/organisms.py tables                          tables and pictures of everything that was asked
 
-Two questions are asked of each: of the word that is heard, and of the word that is to be said. The first outcome, that of the verdict, is the whole word; the
-onset unit stands beside it. Runs go to `out/drives/` case by case, so that what was cut off goes on.
+Questions are the rows of `QUESTIONS`. The first outcome, that of the verdict, is the whole word; the onset unit stands beside it. Runs go to `out/drives/`
+case by case, so that what was cut off goes on; different questions and organisms may run side by side.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +26,8 @@ from slm_interp.causal.building import heard_word, spoken_word
 from slm_interp.errors import SpeechError
 from slm_interp.files import write_text
 from slm_interp.lenses import Aim, TunedRecipe, collect, train_probe, train_tuned
+from slm_interp.lenses.probe.probe import WordProbe
+from slm_interp.lenses.probe.training import Asked
 from slm_interp.organisms import RECIPES, names
 from slm_interp.organisms.corpus import prompts
 from slm_interp.organisms.recipe import Recipe
@@ -34,50 +38,98 @@ from slm_interp.plots import write_png
 
 HERE = Path(__file__).parent
 WORK = HERE.parents[1] / "out" / "drives"
-PAIRS = 240  # of each kind
-SEED = 1  # of the draws: not those of the pilot
-LAYERS = (4, 8, 10)  # of 12
-QUESTIONS: dict[str, tuple[Callable[..., Sequence[causal.Case]], tuple[str, ...]]] = {
-    "heard": (heard_word, ("names",)),
-    "said": (spoken_word, ("names",)),
-}
-TARGET = {"heard": "current", "said": "next"}  # what the probe was trained to read
+SEED = 1  # of the draws: not those of the pilots
 OUTCOMES = (outcomes.difference(), outcomes.difference(units=1))
 HEARD = 6  # times that the probe hears each word
-ARMS = ("whole", "text", "complement", "third", "elsewhere", "self", "other_voice", "random", "distance")
+NAMES_ARMS = ("whole", "text", "complement", "third", "elsewhere", "self", "other_voice", "random", "distance")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of an organism; everything in it was fixed before the question was asked.
+
+    Args:
+        build: of cases, with its kind of contrast.
+        probe: what the probe is trained to read.
+        layers: of 12.
+        pairs: that are drawn.
+        arms: a preset or names.
+    """
+
+    build: Callable[..., Sequence[causal.Case]]
+    kind: str
+    probe: Asked
+    layers: tuple[int, ...]
+    pairs: int
+    arms: str | tuple[str, ...] = "full"
+
+
+QUESTIONS = {
+    "heard": Question(heard_word, "names", "current", (4, 8, 10), 240, NAMES_ARMS),
+    "said": Question(spoken_word, "names", "next", (4, 8, 10), 240, NAMES_ARMS),
+    "foreseen": Question(spoken_word, "foreseen", "next", (8, 9, 10, 11), 248),
+    "homophones": Question(heard_word, "homophones", "current", (6, 8, 10), 160),
+}
 
 
 def main() -> None:
-    """Everything, organism by organism."""
-    asked = sys.argv[1:] or names()
+    """One question of some organisms, or tables of all that was asked."""
+    match sys.argv[1:]:
+        case ["tables"]:
+            tables()
+        case ["ask", name, *asked] if name in QUESTIONS:
+            for organism in asked or names():
+                ask(organism, name)
+        case _:
+            sys.exit(f"usage: organisms.py tables | ask {'|'.join(QUESTIONS)} [ORGANISM ...]")
+
+
+def ask(organism: str, name: str) -> None:
+    """Cases, bases, effect of one question of one organism; what it finds is saved and said."""
+    question, folder = QUESTIONS[name], WORK / Path(organism).name / name
+    slm, recipe = si.load(organism, dtype=torch.float32), RECIPES[Path(organism).name]
+    cases = cases_of(slm, recipe, question, folder)
+    said = collect(slm, spoken(slm, recipe, {word for case in cases for word in words_of(case)}))
+    probe = train_probe(said, question.probe)
+    cases = [known for case in cases if (known := known_to(probe, case)) is not None]
+    print(organism, name, len(cases), "cases whose words the probe has heard", flush=True)
+    effect = effect_of(slm, cases, [*lenses_of(slm, recipe), ProbeBasis(probe)], question, folder)
+    write_text(folder / "verdicts.csv", pd.DataFrame(lines(folder.parent.name, name, effect)).to_csv(index=False, float_format="%.4f"))
+    print(folder.parent.name, name, effect.verdict(), flush=True)
+
+
+def tables() -> None:
+    """Every effect that lies in `out/drives/` as verdicts, profiles and pictures beside this file."""
     found: list[dict[str, object]] = []
     profiles: list[pd.DataFrame] = []
-    for name in asked:
-        slm, recipe = si.load(name, dtype=torch.float32), RECIPES[name]
-        cases = {question: cases_of(slm, recipe, question, WORK / name / question) for question in QUESTIONS}
-        said = collect(slm, spoken(slm, recipe, {word for own in cases.values() for case in own for word in words_of(case)}))
-        lenses = lenses_of(slm, recipe)
-        for question, own in cases.items():
-            effect = effect_of(slm, own, [*lenses, ProbeBasis(train_probe(said, TARGET[question]))], WORK / name / question)
-            found += lines(name, question, effect)
-            profiles.append(profile_of(effect).assign(organism=name, question=question))
-            write_png(effect.plot(), HERE / f"{name}-{question}.png")
-            write_text(WORK / name / question / "verdicts.csv", pd.DataFrame(found).to_csv(index=False, float_format="%.4f"))
-    table = pd.DataFrame(found)
+    for name in QUESTIONS:
+        for path in sorted(WORK.glob(f"*/{name}/effect.nc")):
+            effect, organism = causal.Effect.load(path), path.parents[1].name
+            found += lines(organism, name, effect)
+            profiles.append(profile_of(effect).assign(organism=organism, question=name))
+            write_png(effect.plot(), HERE / f"{organism}-{name}.png")
+            print(organism, name, flush=True)
     write_text(HERE / "profile.csv", pd.concat(profiles).to_csv(index=False, float_format="%.4f"))
-    write_text(HERE / "verdicts.csv", table.to_csv(index=False, float_format="%.4f"))
-    print(table.drop(columns="reason").to_string(index=False))
+    write_text(HERE / "verdicts.csv", pd.DataFrame(found).to_csv(index=False, float_format="%.4f"))
 
 
-def cases_of(slm: si.SpeechTextModel, recipe: Recipe, question: str, folder: Path) -> list[causal.Case]:
+def cases_of(slm: si.SpeechTextModel, recipe: Recipe, question: Question, folder: Path) -> list[causal.Case]:
     """The cases of a question that have a third word; what was left out of them is written down."""
-    build, kinds = QUESTIONS[question]
-    built = [build(slm, recipe.world, kind, PAIRS, SEED, sides=("heard",)) for kind in kinds]
-    left_out = pd.concat([one.left_out for one in built], ignore_index=True)
-    write_text(folder / "left_out.csv", left_out.to_csv(index=False))
-    cases = [case for one in built for case in one if case.words.third is not None]
-    print(question, len(cases), "cases of", sum(len(one) for one in built), "; listed:", len(left_out), flush=True)
+    sides = {"sides": ("heard",)} if question.kind == "names" else {}
+    built = question.build(slm, recipe.world, question.kind, question.pairs, SEED, **sides)
+    write_text(folder / "left_out.csv", built.left_out.to_csv(index=False))
+    cases = [case for case in built if case.words.third is not None]
+    print(folder, len(cases), "cases of", len(built), "; listed:", len(built.left_out), flush=True)
     return cases
+
+
+def known_to(probe: WordProbe, case: causal.Case) -> causal.Case | None:
+    """A case without the neighbours that the probe has no class for; none if it has none for the words themselves or the third."""
+    known, own = set(probe.classes), case.words
+    if {own.clean, own.corrupted, own.third} - known:
+        return None
+    near = {what: word if word in known else None for what, word in (("phonetic", own.phonetic), ("semantic", own.semantic))}
+    return replace(case, words=replace(own, **near))
 
 
 def spoken(slm: si.SpeechTextModel, recipe: Recipe, wanted: set[str]) -> list[si.Utterance]:
@@ -105,9 +157,11 @@ def lenses_of(slm: si.SpeechTextModel, recipe: Recipe) -> list[Basis]:
     return [LensBasis(si.LogitLens(slm), slm), LensBasis(tuned, slm)]
 
 
-def effect_of(slm: si.SpeechTextModel, cases: Sequence[causal.Case], bases: Sequence[Basis], folder: Path) -> causal.Effect:
+def effect_of(
+    slm: si.SpeechTextModel, cases: Sequence[causal.Case], bases: Sequence[Basis], question: Question, folder: Path
+) -> causal.Effect:
     """The effects of one question, gone on with where they were cut off."""
-    plan = causal.plan(slm, cases, bases, layers=LAYERS, arms=ARMS, policy="warped", outcome=OUTCOMES)
+    plan = causal.plan(slm, cases, bases, layers=question.layers, arms=question.arms, policy="warped", outcome=OUTCOMES)
     print(plan, flush=True)
     effect = plan.run(folder / "parts")
     effect.save(folder / "effect.nc")
@@ -115,9 +169,9 @@ def effect_of(slm: si.SpeechTextModel, cases: Sequence[causal.Case], bases: Sequ
 
 
 def words_of(case: causal.Case) -> set[str]:
-    """Every word that a basis is asked for by these arms."""
+    """Every word that a basis may be asked for."""
     own = case.words
-    return {one for one in (own.clean, own.corrupted, own.third) if one is not None}
+    return {one for one in (own.clean, own.corrupted, own.third, own.phonetic, own.semantic) if one is not None}
 
 
 def lines(organism: str, question: str, effect: causal.Effect) -> list[dict[str, object]]:

@@ -35,6 +35,7 @@ from slm_interp.causal.controls.random import Agreement, agreement
 from slm_interp.causal.verdict import Combined, Measured, Verdict, combined, decide
 from slm_interp.errors import PatchingError, StatisticsError
 from slm_interp.patching.summaries import half as first_half
+from slm_interp.statistics import ways_apart
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -156,10 +157,10 @@ class Effect:
         return effect_shares.by_layer(own, self._ceiling(arm, outcome, half).loc[own.index], self.clusters(list(own.index)), level, seed)
 
     def clusters(self, cases: Sequence[str]) -> dict[str, list[str]]:
-        """The labels of some cases by which they depend on each other: `prompt` and `word`, those of the two that have more than one label."""
+        """The labels of some cases by which they depend on each other: `prompt` and `word`, those of the two that say something (`ways_apart`)."""
         labels = self.table.drop_duplicates("case").set_index("case").loc[list(cases), ["prompt", "word"]]
         found = {way: labels[way].tolist() for way in ("prompt", "word")}
-        return {way: own for way, own in found.items() if len(set(own)) > 1} or {"word": found["word"]}
+        return {way: list(own) for way, own in ways_apart(found).items()} or {"word": found["word"]}
 
     def chosen_layer(self, basis: str, outcome: str | None = None) -> int:
         """Where the basis speaks most for text, on the development half: the rule "Where" of `docs/verdict.md`.

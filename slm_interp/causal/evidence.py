@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from slm_interp.errors import StatisticsError
-from slm_interp.statistics import Interval, resampled
+from slm_interp.statistics import Interval, resampled, ways_apart
 
 PER_CASE = ("whole", "text", "complement", "margin", "third", "elsewhere")
 EXTRAS = {  # what decides nothing and may warn, by case; NaN: a case without it
@@ -121,8 +121,8 @@ class Measured:
 
     @property
     def ways(self) -> dict[str, Sequence[Any] | np.ndarray]:
-        """Labels of the ways of clustering that have more than one cluster."""
-        return {name: labels for name, labels in (("prompt", self.prompt), ("word", self.word)) if len(set(labels)) > 1}
+        """Labels of the ways of clustering that say something (`ways_apart`)."""
+        return ways_apart({"prompt": self.prompt, "word": self.word})
 
     @property
     def columns(self) -> dict[str, Float[np.ndarray, " case"]]:

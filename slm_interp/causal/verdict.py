@@ -160,7 +160,7 @@ def _warnings(measured: Measured, e: Evidence, rule: Rule) -> tuple[str, ...]:
     found = [
         f"{count} {name}s are fewer than {FEW} clusters: the intervals are too narrow." for name, count in e.clusters.items() if count < FEW
     ]
-    single = [name for name in ("prompt", "word") if name not in e.clusters]
+    single = [name for name, labels in (("prompt", measured.prompt), ("word", measured.word)) if len(set(labels)) == 1]
     found += [f"All cases are of one {name}: how another {name} would differ is not in the intervals." for name in single]
     whole, extras = measured.whole, measured.extras
     if "other_voice" in extras and e.shares:

@@ -18,7 +18,9 @@ import numpy as np
 from slm_interp.errors import SpeechError
 from slm_interp.organisms import grammar
 from slm_interp.organisms.corpus import Prompt
-from slm_interp.organisms.lexicon import CAPITALS, CATEGORIES, FACT_CATEGORIES, FACT_VALUES, HOMOPHONES, NAMES
+from slm_interp.organisms.foreseen import couples
+from slm_interp.organisms.gaps import could_stand, fillers, following
+from slm_interp.organisms.lexicon import CATEGORIES, FACT_CATEGORIES, FACT_VALUES, HOMOPHONES, NAMES
 from slm_interp.organisms.phonetic import nearest_pairs, sounds_in_sentences
 from slm_interp.organisms.recipe import Speaking
 from slm_interp.organisms.world import Fact, Side, World
@@ -139,7 +141,37 @@ def homophones(world: World, voices: Sequence[str], side: Side, rng: np.random.G
     return (Plan(before, other_before, after, other_after, places, (about, about), "homophones", "", clean[2]),)
 
 
-KINDS: dict[str, Builder] = {"names": names, "facts": facts, "homophones": homophones, "neighbours": neighbours, "voices": voices_apart}
+def foreseen(world: World, voices: Sequence[str], side: Side, rng: np.random.Generator) -> tuple[Plan, ...]:
+    """Two sentences cut after one and the same word, where the grammar lets each go on with one word only, and not with the same.
+
+    What comes before the word decides what follows it. No fact is asked, so the side plays no part. Phrasings meet in fixed couples (`foreseen.couples`):
+    pairs of one couple depend on each other, those of two share no phrasing.
+    """
+    style = _draw_style(voices, rng)
+    couple = _pick(couples(), rng)
+    clean, corrupted = couple if rng.integers(2) else couple[::-1]
+    first, second = (world.sentence(one.phrasing, rng).text.split() for one in (clean, corrupted))
+    second[corrupted.at - 1] = first[clean.at - 1]
+    texts = (first, clean.at), (second, corrupted.at)
+    carrier = _pick(world.lexicon, rng)
+    said = [words[: at + 1] for words, at in texts]
+    repeated = any(beginning.count(first[clean.at - 1]) > 1 or carrier in beginning for beginning in said)
+    if repeated or any(following(words[:at]) != {words[at]} for words, at in texts):
+        return ()
+    before, other_before = (Cut(replace(style, text=" ".join([*words[:at], carrier])), at) for words, at in texts)
+    after, other_after = (Cut(replace(style, text=" ".join(words)), at) for words, at in texts)
+    about, places = (clean.phrasing, corrupted.phrasing), (clean.at - 1, corrupted.at - 1)
+    return (Plan(before, other_before, after, other_after, places, about, "foreseen", "", " | ".join(sorted(about))),)
+
+
+KINDS: dict[str, Builder] = {
+    "names": names,
+    "facts": facts,
+    "homophones": homophones,
+    "neighbours": neighbours,
+    "voices": voices_apart,
+    "foreseen": foreseen,
+}
 
 
 def _apart(first: Fact, second: Fact, style: Prompt, rng: np.random.Generator) -> Plan:
@@ -201,42 +233,16 @@ def _sentence_with(word: str, other: str, rng: np.random.Generator) -> tuple[str
         (phrasing, at)
         for phrasing in (*grammar.PEOPLE, *grammar.PLAIN)
         for at, gap in enumerate(phrasing.split()[:-1])
-        if word in _fillers(gap)
+        if word in fillers(gap)
     ]
     if not options:
         return None
     phrasing, at = _pick(options, rng)
     filled: list[str] = []
     for place, gap in enumerate(phrasing.split()):
-        free = [one for one in _fillers(gap) if one not in filled and one not in (word, other)]
+        free = [one for one in fillers(gap) if one not in filled and one not in (word, other)]
         filled.append(word if place == at else _pick(free, rng) if gap.startswith("{") else gap)
-    return None if _could_stand(other, filled[:at]) else (" ".join(filled), at, phrasing)
-
-
-def _could_stand(word: str, before: Sequence[str]) -> bool:
-    """Whether the grammar has a sentence that begins with these words and goes on with this one."""
-    beginning = [*before, word]
-    return any(
-        len(gaps) >= len(beginning) and all(one in fillers for one, fillers in zip(beginning, gaps, strict=False)) for gaps in _sentences()
-    )
-
-
-@lru_cache(maxsize=1)
-def _sentences() -> tuple[tuple[frozenset[str], ...], ...]:
-    """Every phrasing as the words that can stand at each of its places."""
-    found = [[_fillers(gap) for gap in phrasing.split()] for phrasing in (*grammar.PEOPLE, *grammar.PLAIN, *grammar.CAPITAL_FACTS)]
-    for category, phrasings in grammar.FACTS.items():
-        values = CATEGORIES[category][:FACT_VALUES]
-        found += [[values if gap == "{value}" else _fillers(gap) for gap in phrasing.split()] for phrasing in phrasings]
-    return tuple(tuple(frozenset(words) for words in gaps) for gaps in found)
-
-
-def _fillers(gap: str) -> tuple[str, ...]:
-    """The words that can stand at one place of a phrasing, `{value}` excepted."""
-    special = {"{name}": NAMES, "{country}": tuple(CAPITALS), "{capital}": tuple(CAPITALS.values())}
-    if not gap.startswith("{"):
-        return (gap,)
-    return special[gap] if gap in special else CATEGORIES[gap[1:-1]]
+    return None if could_stand(other, filled[:at]) else (" ".join(filled), at, phrasing)
 
 
 def _pick(choices: Sequence[Item], rng: np.random.Generator) -> Item:

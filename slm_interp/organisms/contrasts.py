@@ -13,6 +13,7 @@
 | `homophones` | two words of one sound | what follows each | is it the word or the sound? |
 | `neighbours` | two names near in sound | the value of each | `names`, hard to hear |
 | `voices` | the same words in two voices | its own value, another's | does the voice matter? It should not |
+| `foreseen` | two sentences up to the same word | the one word that can follow each | does what was said before decide what follows? |
 """
 
 from __future__ import annotations

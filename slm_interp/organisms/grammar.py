@@ -96,3 +96,6 @@ PLAIN = (
     "every {job} in the {place} has a {thing} and a {vehicle}",
 )
 """Phrasings without a name; their gaps hold any word of the category."""
+
+PHRASINGS = (*(one for some in FACTS.values() for one in some), *CAPITAL_FACTS, *PEOPLE, *PLAIN)
+"""All of them."""

@@ -22,6 +22,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
+from slm_interp.errors import SpeechError
 from slm_interp.organisms import grammar
 from slm_interp.organisms.lexicon import CAPITALS, CATEGORIES, FACT_CATEGORIES, FACT_VALUES, NAMES
 
@@ -92,8 +93,7 @@ class World:
     @cached_property
     def lexicon(self) -> tuple[str, ...]:
         """Every word that can be said, sorted."""
-        phrasings = [*(one for some in grammar.FACTS.values() for one in some), *grammar.CAPITAL_FACTS, *grammar.PEOPLE, *grammar.PLAIN]
-        fixed = {word for phrasing in phrasings for word in phrasing.split() if not word.startswith("{")}
+        fixed = {word for phrasing in grammar.PHRASINGS for word in phrasing.split() if not word.startswith("{")}
         gaps = {word for words in CATEGORIES.values() for word in words}
         return tuple(sorted(fixed | gaps | set(NAMES) | set(CAPITALS) | set(CAPITALS.values())))
 
@@ -134,6 +134,23 @@ class World:
     def tell(self, fact: Fact, phrasing: int, value: str | None = None) -> str:
         """A fact in one of its phrasings, or what it would be with another value."""
         return grammar.FACTS[fact.category][phrasing].format(name=fact.name, value=value or fact.value)
+
+    def sentence(self, phrasing: str, rng: np.random.Generator) -> Sentence:
+        """A phrasing with its gaps filled, standing alone; one of a fact tells a fact that is told aloud.
+
+        Raises:
+            SpeechError: a phrasing that the grammar does not have.
+        """
+        if phrasing not in grammar.PHRASINGS:
+            raise SpeechError(f"The grammar has no phrasing {phrasing!r}; those that it has are `organisms.grammar.PHRASINGS`.")
+        for category, phrasings in grammar.FACTS.items():
+            if phrasing in phrasings:
+                fact = _pick([one for one in self.facts.values() if one.category == category and one.side == "heard"], rng)
+                return Sentence(self.tell(fact, phrasings.index(phrasing)), fact)
+        if phrasing in grammar.CAPITAL_FACTS:
+            country = _pick(tuple(CAPITALS), rng)
+            return Sentence(phrasing.format(country=country, capital=CAPITALS[country]))
+        return Sentence(self._fill(phrasing, {}, rng, _pick(NAMES, rng) if "{name}" in phrasing else None))
 
     @cached_property
     def _told(self) -> dict[str, dict[str, tuple[Fact, ...]]]:

@@ -32,7 +32,7 @@ from slm_interp import statistics
 from slm_interp.errors import PatchingError
 from slm_interp.netcdf import read_dataset, write_dataset
 from slm_interp.patching.assembly import LEAST
-from slm_interp.statistics import Clusters
+from slm_interp.statistics import Clusters, ways_apart
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -102,11 +102,11 @@ class Sweep:
 
         Args:
             clusters: one label for each contrast, or several ways of labelling by name; None takes `prompt` and `word`, those of the two that
-                have more than one label.
+                say something (`statistics.ways_apart`).
         """
         if clusters is None:
             found = {way: self.dataset[way].values.tolist() for way in ("prompt", "word")}
-            return {way: labels for way, labels in found.items() if len(set(labels)) > 1} or {"word": found["word"]}
+            return {way: list(labels) for way, labels in ways_apart(found).items()} or {"word": found["word"]}
         ways = clusters if isinstance(clusters, Mapping) else {"cluster": clusters}
         return {name: list(labels) for name, labels in ways.items()}
 

@@ -29,6 +29,7 @@ KINDS: Mapping[str, tuple[Callable[..., Built], str]] = {
     "homophones": (building.heard_word, "homophones"),
     "next-names": (building.spoken_word, "names"),
     "next-neighbours": (building.spoken_word, "neighbours"),
+    "next-foreseen": (building.spoken_word, "foreseen"),
 }
 OUTCOMES = {
     "onset": (outcomes.difference(units=1), outcomes.difference()),

@@ -9,11 +9,12 @@ import torch
 
 import slm_interp as si
 from slm_interp.causal.building.cases_built import Built
+from slm_interp.causal.building.filling import last
 from slm_interp.causal.building.organisms import heard_word, spoken_word
-from slm_interp.causal.building.world_words import like
+from slm_interp.causal.building.world_words import FIXED, like
 from slm_interp.errors import PatchingError
 from slm_interp.model import SpeechTextModel
-from slm_interp.organisms.grammar import FACTS
+from slm_interp.organisms.grammar import FACTS, PHRASINGS
 from slm_interp.organisms.lexicon import CATEGORIES, FACT_CATEGORIES, HOMOPHONES, NAMES
 from slm_interp.organisms.phonetic import bare_phonemes
 from slm_interp.organisms.world import World
@@ -34,6 +35,7 @@ def built(slm: SpeechTextModel) -> dict[str, Built]:
         "neighbours": (heard_word, "neighbours"),
         "homophones": (heard_word, "homophones"),
         "next": (spoken_word, "names"),
+        "foreseen": (spoken_word, "foreseen"),
     }
     return {name: build(slm, WORLD, kind, COUNT, sides=("read",)) for name, (build, kind) in of.items()}
 
@@ -70,6 +72,16 @@ def test_what_is_to_be_said_is_asked_at_the_last_position(built: dict[str, Built
         assert case.contrast.answer.tolist() == heard.contrast.answer.tolist()
 
 
+def test_what_is_foreseen_is_asked_where_both_prompts_have_one_unit_and_two_contexts(slm: SpeechTextModel, built: dict[str, Built]) -> None:
+    for case in built["foreseen"]:
+        clean, corrupted = case.source.words[-1].span, case.base.words[-1].span
+        assert case.source.tokens[clean.start :].tolist() == case.base.tokens[corrupted.start :].tolist()
+        assert case.source.tokens[: clean.start].tolist() != case.base.tokens[: corrupted.start].tolist()
+        assert (case.span.clean, case.span.corrupted) == (last(case.contrast).clean, last(case.contrast).corrupted)
+        assert case.prompt == case.word  # couples share no phrasing: one way of clustering
+        assert case.words.third in {word for phrasing in PHRASINGS for word in phrasing.split()}
+
+
 def test_a_third_word_is_matched_and_has_nothing_to_do_with_the_case(slm: SpeechTextModel, built: dict[str, Built]) -> None:
     for kind, cases in built.items():
         elsewhere = set(cases.left_out[cases.left_out["what"] == "third of its category"]["name"])
@@ -81,7 +93,8 @@ def test_a_third_word_is_matched_and_has_nothing_to_do_with_the_case(slm: Speech
             assert not {words.third, words.phonetic, words.semantic} & said
             assert len(set(firsts(slm, (words.clean, words.corrupted, words.third)))) == 3
             if case.name not in elsewhere:
-                assert words.third in like(words.clean, "name" if kind in ("names", "neighbours") else None)
+                category = {"names": "name", "neighbours": "name", "foreseen": FIXED}.get(kind)
+                assert words.third in like(words.clean, category)
 
 
 def test_nothing_that_is_told_of_a_third_name_is_an_answer(built: dict[str, Built]) -> None:

@@ -12,10 +12,12 @@ import slm_interp as si
 from slm_interp.errors import SpeechError
 from slm_interp.model import SpeechTextModel
 from slm_interp.organisms import grammar
-from slm_interp.organisms.contrast_plans import CLOSEST, Cut, _could_stand, _near_facts, _sentence_with
+from slm_interp.organisms.contrast_plans import CLOSEST, Cut, _near_facts, _sentence_with
 from slm_interp.organisms.contrast_spans import ROLES, by_role, roles
 from slm_interp.organisms.contrasts import KINDS, SIDES, ContrastPair, contrasts, table
 from slm_interp.organisms.corpus import Prompt
+from slm_interp.organisms.foreseen import couples
+from slm_interp.organisms.gaps import could_stand, fillers, following
 from slm_interp.organisms.lexicon import CATEGORIES, FACT_CATEGORIES, FACT_VALUES, HOMOPHONES, NAMES
 from slm_interp.organisms.phonetic import nearest_pairs, sounds_in_sentences
 from slm_interp.organisms.splicing import spliced
@@ -182,8 +184,8 @@ def test_the_grammar_has_no_place_for_the_other_homophone() -> None:
         for text, at, _ in filter(None, (_sentence_with(here, there, rng) for _ in range(4))):
             words = text.split()
             assert words[at] == here and len(words) > at + 1
-            assert _could_stand(here, words[:at])
-            assert not _could_stand(there, words[:at])
+            assert could_stand(here, words[:at])
+            assert not could_stand(there, words[:at])
 
 
 def test_nearly_every_pair_of_homophones_has_sentences_that_tell_it_apart() -> None:
@@ -193,11 +195,11 @@ def test_nearly_every_pair_of_homophones_has_sentences_that_tell_it_apart() -> N
 
 
 def test_what_could_stand_is_what_a_phrasing_says() -> None:
-    assert _could_stand("boston", "anna lives in".split())
-    assert not _could_stand("phoenix", "anna lives in".split())  # a city, and no fact's value
-    assert _could_stand("bear", ["the"])
-    assert not _could_stand("bare", ["the"])
-    assert _could_stand("bare", "anna did not see the".split())
+    assert could_stand("boston", "anna lives in".split())
+    assert not could_stand("phoenix", "anna lives in".split())  # a city, and no fact's value
+    assert could_stand("bear", ["the"])
+    assert not could_stand("bare", ["the"])
+    assert could_stand("bare", "anna did not see the".split())
 
 
 def test_neighbours_are_the_nearest_names_whose_facts_differ(made: dict[str, list[ContrastPair]]) -> None:
@@ -231,6 +233,41 @@ def test_voices_say_the_same_words_and_the_continuations_keep_the_clean_voice(ma
         assert pair.plan.distractor.prompt.text == f"{pair.text_clean} {pair.distractor}"
 
 
+def test_what_is_foreseen_follows_one_word_in_two_sentences_that_leave_no_other_choice(made: dict[str, list[ContrastPair]]) -> None:
+    for pair in made["foreseen"]:
+        clean, corrupted = pair.text_clean.split(), pair.text_corrupted.split()
+        assert clean[-1] == corrupted[-1] == pair.word_clean.text == pair.word_corrupted.text
+        assert following(clean) == {pair.answer} != {pair.distractor} == following(corrupted)
+        assert clean[-1] not in (*clean[:-1], *corrupted[:-1])
+
+
+def test_couples_share_no_phrasing_and_meet_after_one_gap_with_different_words_to_come() -> None:
+    found = couples()
+    phrasings = [one.phrasing for couple in found for one in couple]
+    assert len(set(phrasings)) == len(phrasings) and len(found) >= 25
+    for one, other in found:
+        assert one.after == other.after and one.word != other.word
+        assert {one.word, other.word} <= set(WORLD.lexicon)
+
+
+def test_following_is_every_word_that_a_phrasing_lets_follow() -> None:
+    assert following("the weather".split()) == {"in"}
+    assert following("anna has a".split()) > {"house", "cat"}
+    assert following("anna lives in boston".split()) == frozenset()
+
+
+def test_a_sentence_of_a_phrasing_is_one_that_the_grammar_has_and_facts_are_told_as_they_are() -> None:
+    rng = np.random.default_rng(0)
+    for phrasing in grammar.PHRASINGS:
+        sentence = WORLD.sentence(phrasing, rng)
+        for gap, word in zip(phrasing.split(), sentence.words, strict=True):
+            assert word in (CATEGORIES[sentence.fact.category] if gap == "{value}" and sentence.fact else fillers(gap))
+        if sentence.fact is not None:
+            assert WORLD.facts[sentence.fact.name, sentence.fact.category] == sentence.fact and sentence.fact.side == "heard"
+    with pytest.raises(SpeechError, match="The grammar has no phrasing 'the {cat} sat'"):
+        WORLD.sentence("the {cat} sat", rng)
+
+
 def test_the_value_of_a_fact_is_the_last_word_of_its_phrasing() -> None:
     assert all(phrasing.split()[-1] == "{value}" for some in grammar.FACTS.values() for phrasing in some)
 
@@ -246,7 +283,7 @@ def test_the_table_says_what_the_pairs_hold(made: dict[str, list[ContrastPair]])
         assert (rows["same_length"] == (rows["units_clean"] == rows["units_corrupted"])).all()
         assert rows["units_answer"].tolist() == [len(pair.contrast.answer) for pair in pairs]
         assert rows["name"].is_unique
-        if kind in ("facts", "voices", "homophones"):
+        if kind in ("facts", "voices", "homophones", "foreseen"):
             assert (rows["phonemes_apart"] == 0).all()
         else:
             assert (rows["phonemes_apart"] > 0).all()
@@ -256,7 +293,9 @@ def test_the_table_says_what_the_pairs_hold(made: dict[str, list[ContrastPair]])
 
 
 def test_what_cannot_be_made_is_refused_in_a_sentence(slm: SpeechTextModel, as_users_run_it: None) -> None:
-    with pytest.raises(SpeechError, match="No contrasts of kind 'rhymes'; there are: names, facts, homophones, neighbours, voices."):
+    with pytest.raises(
+        SpeechError, match="No contrasts of kind 'rhymes'; there are: names, facts, homophones, neighbours, voices, foreseen."
+    ):
         contrasts(slm, WORLD, "rhymes", 3)
     with pytest.raises(SpeechError, match=r"need a count of 1 or more, voices, and sides among heard, read, withheld; got count 0"):
         contrasts(slm, WORLD, "names", 0)

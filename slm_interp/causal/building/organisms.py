@@ -6,7 +6,10 @@
    *sound* of the word that is made one, and the context that stays: the clean prompt's word is spliced into the corrupted prompt in place of its homophone.
    At the word both prompts have the same units; a difference there has come from the context, and no swap there can be phonetic. The ceiling therefore holds
    all that the context has brought to the word's positions: which word it is, but also which part of speech, and what the sentence is about.
-4. Words that cannot be told apart in text (`filling.why_not`) and pairs that cannot be spliced are left out, and listed.
+4. What is foreseen is asked after one and the same word in two sentences, each of which can go on with one word only. The word's sound is made one in the
+   same way, so that the last position has the same unit in both: what differs there was brought by what was said before. Cases of one couple of phrasings
+   depend on each other, and two couples share no phrasing, so the couple is their one label.
+5. Words that cannot be told apart in text (`filling.why_not`) and pairs that cannot be spliced are left out, and listed.
 
 | control | is |
 |---|---|
@@ -29,7 +32,7 @@ from typing import TypeAlias
 
 from slm_interp.causal.building.cases_built import CASE, Built, LeftOut
 from slm_interp.causal.building.filling import begins_alike, elsewhere, last, matched, why_not, written
-from slm_interp.causal.building.world_words import frequencies, like, nearest_in_sound
+from slm_interp.causal.building.world_words import FIXED, frequencies, like, nearest_in_sound
 from slm_interp.causal.cases import Case, Heard, Words
 from slm_interp.errors import PatchingError
 from slm_interp.model import SpeechTextModel
@@ -42,7 +45,8 @@ from slm_interp.patching.spans import SpanPair
 from slm_interp.speech.splicing import replaced
 from slm_interp.utterance import Contrast, Span
 
-HEARD, SPOKEN = ("names", "neighbours", "homophones"), ("names", "neighbours")
+HEARD, SPOKEN = ("names", "neighbours", "homophones"), ("names", "neighbours", "foreseen")
+SPLICED = ("names", "neighbours")
 _Builder: TypeAlias = Callable[["_Source", ContrastPair, LeftOut], Case]
 
 
@@ -91,9 +95,9 @@ def spoken_word(
     sides: Sequence[Side] = SIDES,
     voices: Sequence[str] = Speaking().voices,
 ) -> Built:
-    """Cases about the word that is to be said (C3): what each prompt goes on with, at its last position; `names` and `neighbours`.
+    """Cases about the word that is to be said (C3): what each prompt goes on with, at its last position; one of `SPOKEN`.
 
-    Arguments and errors as in `heard_word`.
+    Arguments and errors as in `heard_word`; `foreseen` asks no fact.
     """
     return _built(_Source(slm, world, tuple(voices)), checked_kind(kind, SPOKEN), count, seed, sides, _spoken)
 
@@ -115,7 +119,7 @@ def checked_kind(kind: str, known: Sequence[str]) -> str:
 def _built(source: _Source, kind: str, count: int, seed: int, sides: Sequence[Side], build: _Builder) -> Built:
     left_out, cases = LeftOut(), []
     for pair in contrasts(source.slm, source.world, kind, count, seed, source.voices, sides):
-        made = _sound_made_one(pair) if kind == "homophones" else spliced_pair(pair)
+        made = spliced_pair(pair) if kind in SPLICED else _sound_made_one(pair)
         trouble = "a unit would follow itself where the splice meets the prompt" if made is None else _trouble(source, made, build)
         if made is None or trouble is not None:
             left_out.add(pair.name, CASE, str(trouble))
@@ -133,7 +137,7 @@ def _trouble(source: _Source, pair: ContrastPair, build: _Builder) -> str | None
 
 
 def _sound_made_one(pair: ContrastPair) -> ContrastPair | None:
-    """Homophones in their own contexts, both said as in the clean prompt."""
+    """Words of one sound in their own contexts, both said as in the clean prompt."""
     clean, corrupted = pair.word_clean, pair.word_corrupted
     prompt = replaced(pair.contrast.corrupted, corrupted.span, pair.contrast.clean, clean.span, corrupted.text)
     if prompt is None:
@@ -145,13 +149,13 @@ def _sound_made_one(pair: ContrastPair) -> ContrastPair | None:
 
 def _heard(source: _Source, pair: ContrastPair, left_out: LeftOut) -> Case:
     clean, corrupted = pair.word_clean, pair.word_corrupted
-    category = "name" if pair.kind in ("names", "neighbours") else None
+    category = "name" if pair.kind in SPLICED else None
     words = _words(source, pair, (clean.text, corrupted.text), category, pair.name, left_out)
     return _case(source, pair, words, SpanPair("word", clean.span, corrupted.span), pair.name, left_out)
 
 
 def _spoken(source: _Source, pair: ContrastPair, left_out: LeftOut) -> Case:
-    category = pair.plan.category if pair.kind in ("names", "neighbours") else None
+    category = pair.plan.category if pair.kind in SPLICED else FIXED if pair.kind == "foreseen" else None
     name = f"{pair.name}-next"
     words = _words(source, pair, (pair.answer, pair.distractor), category, name, left_out)
     return _case(source, pair, words, last(pair.contrast), name, left_out)
@@ -174,7 +178,7 @@ def _case(source: _Source, pair: ContrastPair, words: Words, span: SpanPair, nam
         written=read,
         written_span=read_span,
         prompt=pair.plan.phrasing,
-        word=" | ".join(sorted((words.clean, words.corrupted))),
+        word=pair.plan.phrasing if pair.kind == "foreseen" else " | ".join(sorted((words.clean, words.corrupted))),
     )
 
 

@@ -1,17 +1,20 @@
 """Words of the organisms' world by what they are like: category, frequency, sound.
 
 Frequencies follow from how the world draws: names and countries evenly, words of a category by its power law. A word that is the value of a fact is
-told in facts besides, so values are like values, and other words of their category like each other.
+told in facts besides, so values are like values, and other words of their category like each other. Words that stand in phrasings themselves are as
+frequent as phrasings with them are many.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 from slm_interp.causal.building.filling import pieces_of
 from slm_interp.model import SpeechTextModel
+from slm_interp.organisms.grammar import PHRASINGS
 from slm_interp.organisms.lexicon import CAPITALS, CATEGORIES, FACT_CATEGORIES, FACT_VALUES, NAMES
 from slm_interp.organisms.phonetic import bare_phonemes, edit_distance
 from slm_interp.organisms.world import World
@@ -35,11 +38,15 @@ class Pool:
         return iter(self.words)
 
 
+FIXED = "fixed"  # the words of phrasings themselves that can follow another word, by how many phrasings have them
+STAND_IN = Counter(word for phrasing in PHRASINGS for word in set(phrasing.split()[1:]) if not word.startswith("{"))
 EVEN = {"name": NAMES, "country": tuple(CAPITALS), "capital": tuple(CAPITALS.values())}
 
 
 def like(word: str, category: str | None = None) -> Pool:
     """The words that a word can be exchanged for: those of its category, or of the first that has it; without a category, itself alone."""
+    if category == FIXED:
+        return Pool(tuple(word for word, _ in STAND_IN.most_common()), FIXED)
     for name, words in {**EVEN, **CATEGORIES}.items():
         if word not in words or category not in (None, name):
             continue
@@ -54,6 +61,8 @@ def frequencies(world: World) -> Callable[[str, Pool], float]:
     """How often a word of a pool is drawn, in a unit that is the same throughout the pool."""
 
     def of(word: str, pool: Pool) -> float:
+        if pool.category == FIXED:
+            return float(STAND_IN[word])
         if pool.category in EVEN or not pool.category:
             return 1.0
         return float((pool.first_rank + pool.words.index(word) + 3.0) ** -world.steepness)

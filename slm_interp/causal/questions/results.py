@@ -24,9 +24,9 @@ def labels_of(case: Case) -> dict[str, str]:
 
 
 def clusters_of(table: pd.DataFrame) -> dict[str, Sequence[Any]]:
-    """The labels by which rows depend on each other: `prompt` and `word`, those of the two with more than one label; else `word`."""
+    """The labels by which rows depend on each other: `prompt` and `word`, those of the two that say something (`ways_apart`); else `word`."""
     found = {way: table[way].tolist() for way in ("prompt", "word")}
-    return {way: labels for way, labels in found.items() if len(set(labels)) > 1} or {"word": found["word"]}
+    return {way: list(labels) for way, labels in statistics.ways_apart(found).items()} or {"word": found["word"]}
 
 
 def chosen(table: pd.DataFrame, **where: Any) -> pd.DataFrame:
