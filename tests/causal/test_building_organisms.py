@@ -157,5 +157,5 @@ def test_pairs_that_cannot_be_used_are_listed(slm: SpeechTextModel, built: dict[
 def test_cases_of_other_kinds_are_refused(slm: SpeechTextModel) -> None:
     with pytest.raises(PatchingError, match="names, neighbours, homophones; got 'facts'"):
         heard_word(slm, WORLD, "facts", 2)
-    with pytest.raises(PatchingError, match="kind names, neighbours; got 'homophones'"):
+    with pytest.raises(PatchingError, match="kind names, neighbours, foreseen; got 'homophones'"):
         spoken_word(slm, WORLD, "homophones", 2)
