@@ -246,6 +246,12 @@ def causal(
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16, or `stored`.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of contrasts, halves and random directions.")] = 0,
     column: Annotated[list[str], typer.Option(help="For tables: prompt=audio says which column is which. Give it several times.")] = [],  # noqa: B006
+    recordings: Annotated[
+        list[str], typer.Option(help="For a .csv of words: recordings that say its sentences, not eSpeak; a second one is another voice.")
+    ] = [],  # noqa: B006
+    speaker: Annotated[
+        str | None, typer.Option(help="For a corpus: regular expression whose group in a clip's name is who speaks, as '^([0-9]+)-'.")
+    ] = None,
     pictures: Annotated[bool, typer.Option(help="Draw the figures as PNG too, where kaleido and a browser are there.")] = True,
     text_tokenizer: Tokenizer = None,
     family: Family = None,
@@ -262,7 +268,7 @@ def causal(
 
     carried = speech.load_quantiser(quantiser) if quantiser is not None else None
     slm = load(checkpoint, text_tokenizer, family=family, n_units=n_units, quantiser=carried, dtype=dtype_of(dtype))
-    built = Source(contrasts, count, seed, tuple(column), carried, form).cases(slm)
+    built = Source(contrasts, count, seed, tuple(column), carried, form, recordings=tuple(recordings), speaker=speaker).cases(slm)
     plan = plan_of(slm, built, lens, preset, layers, outcome, seed, policy)
     typer.echo(f"{slm!r}\n{announced(plan, built)}\n")
     found = causal_files(plan, built, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,10 @@ from slm_interp import causal, speech
 from slm_interp.causal import building
 from slm_interp.causal.bases import EmbeddingBasis, LensBasis, ProbeBasis
 from slm_interp.causal.building.cases_built import Built
+from slm_interp.causal.building.speakers import Speaker
+from slm_interp.causal.building.unit_table import WANTED as UNITS_WANTED
 from slm_interp.causal.building.unit_table import unit_cases
+from slm_interp.causal.building.word_list import WANTED as WORDS_WANTED
 from slm_interp.errors import PatchingError
 from slm_interp.lenses.probe.probe import WordProbe
 from slm_interp.model import SpeechTextModel
@@ -54,6 +58,8 @@ class Source:
         quantiser: of sound; None is the one that the checkpoint carries.
         form: prompt form.
         voices: eSpeak's, for lists of words: the one that speaks, and another for the control.
+        recordings: that say the sentences of a list of words in the place of eSpeak, as `speech.corpus` reads them; a second one is the other voice.
+        speaker: for corpora: a regular expression whose first group in the name of a clip is who speaks; None takes all for one speaker.
     """
 
     contrasts: str
@@ -63,6 +69,8 @@ class Source:
     quantiser: Quantiser | None = None
     form: str | None = None
     voices: tuple[str, str] = ("en-us", "en-gb")
+    recordings: tuple[str, ...] = ()
+    speaker: str | None = None
 
     def cases(self, slm: SpeechTextModel) -> Built:
         """The cases, as the model reads them.
@@ -73,6 +81,7 @@ class Source:
         if self.count < 1 or any(one.count("=") != 1 for one in self.columns):
             raise PatchingError(f"Columns are written ours=theirs and a count is 1 or more; got {self.columns}, {self.count}.")
         path = Path(self.contrasts)
+        self._refuse(path)
         if not path.exists():
             if self.contrasts not in KINDS:
                 raise PatchingError(
@@ -82,17 +91,72 @@ class Source:
             return build(slm, World(seed=0), kind, self.count, seed=self.seed)
         return _first(self._read(slm, path), self.count)
 
+    def _refuse(self, path: Path) -> None:
+        """Options that this source does not read would go unnoticed."""
+        if self.recordings and path.suffix != ".csv":
+            raise PatchingError(f"Recordings say the sentences of a list of words, a .csv with a column frame; got {self.contrasts!r}.")
+        if len(self.recordings) > 2:
+            raise PatchingError(f"Recordings are given once, and once more for another voice; got {len(self.recordings)} of them.")
+        if self.speaker is not None and path.suffix == ".csv":
+            raise PatchingError(f"Speakers are told apart in corpora; {self.contrasts!r} is a table of one speaker.")
+
     def _read(self, slm: SpeechTextModel, path: Path) -> Built:
         columns = dict(one.split("=") for one in self.columns)
         if path.suffix == ".csv":
-            table = pd.read_csv(path, dtype=str, keep_default_na=False).rename(columns={theirs: ours for ours, theirs in columns.items()})
+            table = _table(path, columns)
             if "clean_units" in table:
                 return unit_cases(slm, table, self.form)
-            say, again = (building.espeak(slm, self.quantiser, voice, form=self.form) for voice in self.voices)
-            return building.word_list(slm, table, say, again)
-        if path.suffix == ".parquet" and "right" in columns:
+            return building.word_list(slm, table, *self._speakers(slm))
+        if path.suffix == ".parquet" and {"prompt", "right", "right_text"} & set(columns):
             return building.fact_pairs(slm, path, columns, self.quantiser, self.form)
-        return building.corpus_pairs(slm, speech.corpus(slm, path, columns or None, self.quantiser, self.form))
+        corpus = speech.corpus(slm, path, columns or None, self.quantiser, self.form)
+        return building.corpus_pairs(slm, corpus, speakers=None if self.speaker is None else speakers_of(corpus, self.speaker))
+
+    def _speakers(self, slm: SpeechTextModel) -> list[Speaker]:
+        """Who says the sentences of a list of words, and in another voice."""
+        if self.recordings:
+            return [building.recorded_in(slm, one, self.quantiser, self.form) for one in self.recordings]
+        return [building.espeak(slm, self.quantiser, voice, form=self.form) for voice in self.voices]
+
+
+def _table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+    """A CSV of words or of units, its columns under our names."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise PatchingError(f"{path} is no CSV file that can be read: {error}") from error
+    absent = [theirs for theirs in columns.values() if theirs not in table]
+    if absent:
+        raise PatchingError(f"{path} has no column {', '.join(absent)}; it has {', '.join(map(str, table.columns))}.")
+    table = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
+    if not {"frame", "clean_units"} & set(table):
+        raise PatchingError(
+            f"A .csv holds a list of words, with the columns {', '.join(WORDS_WANTED)}, or a table of units, with {', '.join(UNITS_WANTED)}; {path} has "
+            f"{', '.join(map(str, table.columns))}. Say which column is which with --column ours=theirs."
+        )
+    return table
+
+
+def speakers_of(corpus: speech.Corpus, pattern: str) -> list[str]:
+    """Of each clip who speaks, from its name.
+
+    Raises:
+        PatchingError: no regular expression with a group, or a name in which it is not found.
+    """
+    try:
+        found = re.compile(pattern)
+    except re.error as error:
+        raise PatchingError(
+            f"A speaker is the first group of a regular expression, such as '^([0-9]+)-'; {pattern!r} is none: {error}."
+        ) from error
+    matches = [(one.name, found.search(one.name)) for one in corpus]
+    lost = [name for name, match in matches if match is None]
+    if lost or not found.groups:
+        raise PatchingError(
+            f"A speaker is the first group of a regular expression in the name of a clip, such as '^([0-9]+)-'; {pattern!r} has {found.groups} groups and "
+            f"is not in {len(lost)} of {len(matches)} names{f', such as {lost[0]!r}' if lost else ''}."
+        )
+    return [match[1] or "" for _, match in matches if match is not None]
 
 
 def _first(built: Built, count: int) -> Built:

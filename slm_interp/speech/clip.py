@@ -116,7 +116,7 @@ def _decoded(held: bytes, where: str) -> Audio:
 def units_of(cell: Mapping[str, Any], where: str) -> Units:
     """The cells `units` and, where there are any, `durations`; without them a unit lasts one frame of slamkit's 40 ms."""
     try:
-        units = np.asarray(cell["units"], dtype=np.int64)
+        units = np.array(cell["units"], dtype=np.int64)  # Parquet gives arrays that cannot be written to
         durations = np.asarray(cell.get("durations", np.ones_like(units)), dtype=np.int64)
         return Units(units, durations, FRAME_S)
     except (TypeError, ValueError) as error:

@@ -28,7 +28,7 @@ from slm_interp.speech.alignment import align
 from slm_interp.speech.audio import resample
 from slm_interp.speech.clip import Clip, beside, reader, sound_of, text_of, transcripts, units_of, words_of
 from slm_interp.speech.corpus import FILE, Corpus
-from slm_interp.speech.quantiser import Quantiser
+from slm_interp.speech.quantiser import NO_QUANTISER, Quantiser
 from slm_interp.speech.slamkit_files import read_features, read_records, read_tokens
 from slm_interp.speech.spans import heard_words, words_to_spans
 from slm_interp.utterance import Utterance
@@ -73,13 +73,18 @@ def corpus(
         path = Path(source)
         if path.name == FILE or (path / FILE).is_file():
             return Corpus.load(slm, path)
-        clips, named = list(_clips_of(path, slm, columns)), str(path.name)
+        clips, named = list(clips_of(path, slm, columns)), str(path.name)
     else:
         clips, named = list(_of_table(_frame(source), columns, "the table", Path())), "a table"
     return _built(slm, clips, quantiser if quantiser is not None else slm.quantiser, form, named)
 
 
-def _clips_of(path: Path, slm: SpeechTextModel, columns: Mapping[str, str] | None) -> Iterator[Clip]:
+def clips_of(path: Path, slm: SpeechTextModel, columns: Mapping[str, str] | None = None) -> Iterator[Clip]:
+    """The clips of a folder, a `.jsonl` or a `.parquet`, before a model has heard them.
+
+    Raises:
+        SpeechError: as of `corpus`, whose steps these are.
+    """
     if path.suffix == ".jsonl" and path.is_file():
         return _of_slamkit(path, slm.vocabulary.quantiser)
     if path.suffix == ".parquet" and path.is_file():
@@ -205,9 +210,7 @@ def _utterance(slm: SpeechTextModel, clip: Clip, quantiser: Quantiser | None, fo
     units = clip.units
     if units is None:
         if audio is None or quantiser is None:
-            raise SpeechError(
-                f"{clip.where}: its units are made from sound, and this checkpoint carries no quantiser. Pass quantiser=load_quantiser(folder)."
-            )
+            raise SpeechError(f"{clip.where}: its units are made from sound, and {NO_QUANTISER}")
         units = quantiser.encode(resample(audio, quantiser.recipe.sample_rate))
     if words is None and audio is not None and clip.text is not None:
         words = align(audio, clip.text)

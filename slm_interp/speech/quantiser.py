@@ -14,6 +14,10 @@ from slm_interp.speech.hubert import HubertQuantiser, HubertRecipe
 from slm_interp.speech.units import Units
 
 CENTROIDS = ("centroids.npy", "centroids.safetensors")
+NO_QUANTISER = (
+    "this checkpoint carries no quantiser. Pass quantiser=load_quantiser(folder), on the command line --quantiser FOLDER; "
+    "or give units, which files and tables may hold in place of sound."
+)
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ from slm_interp.causal.building.corpus import corpus_pairs
 from slm_interp.causal.building.fact_tables import fact_pairs
 from slm_interp.causal.building.organisms import heard_word, spoken_word
 from slm_interp.causal.building.planted import planted_cases
+from slm_interp.causal.building.recordings import recorded_in
 from slm_interp.causal.building.speakers import Sentence, espeak, recorded
 from slm_interp.causal.building.word_list import word_list
 
@@ -17,6 +18,7 @@ __all__ = [
     "heard_word",
     "planted_cases",
     "recorded",
+    "recorded_in",
     "spoken_word",
     "word_list",
 ]

@@ -3,7 +3,8 @@
 | name here | the column that it is mapped to holds |
 |---|---|
 | `name` | of the item |
-| `prompt` | sound of the prompt, as Hugging Face's `datasets` keep it, or the path of a file |
+| `prompt` | sound of the prompt, as Hugging Face's `datasets` keep it, or the path of a file; or a list of units |
+| `durations` | where prompts are units, how many frames of 40 ms each lasts; one, if it is not mapped |
 | `words` | its words with their seconds; or `text`, its transcript, which is aligned by force |
 | `right` | the true continuation: sound, or units (`transcription.knowledge.fact_tables.units_of`) |
 | `right_text` | what it says |
@@ -25,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 
 from slm_interp.causal.building.cases_built import Built, LeftOut
@@ -34,10 +36,10 @@ from slm_interp.errors import PatchingError
 from slm_interp.model import SpeechTextModel
 from slm_interp.speech.corpora import corpus
 from slm_interp.speech.quantiser import Quantiser
-from slm_interp.transcription.knowledge.fact_tables import units_of
+from slm_interp.transcription.knowledge.fact_tables import table_of, units_of
 from slm_interp.utterance import Utterance
 
-WANTED, MAY = ("name", "prompt", "right", "right_text"), ("words", "text", "voice")
+WANTED, MAY = ("name", "prompt", "right", "right_text"), ("words", "text", "durations", "voice")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,7 @@ def fact_pairs(
         PatchingError: columns that are missing or not known, no pair at all.
         SpeechError: cells that cannot be read.
     """
-    data = table if isinstance(table, pd.DataFrame) else pd.read_parquet(table)
+    data = table if isinstance(table, pd.DataFrame) else table_of(table)
     _refuse(data, columns)
     items, left_out = _items(slm, data, columns, quantiser, form), LeftOut()
     frames = _frames(items)
@@ -101,7 +103,10 @@ def fact_pairs(
 def _items(
     slm: SpeechTextModel, data: pd.DataFrame, columns: Mapping[str, str], quantiser: Quantiser | None, form: str | None
 ) -> list[_Item]:
-    prompts = {"audio": columns["prompt"], **{one: columns[one] for one in ("name", "words", "text") if one in columns}}
+    kind = "units" if isinstance(data[columns["prompt"]].iloc[0], list | tuple | np.ndarray) else "audio"
+    if kind == "audio" and "durations" in columns:
+        raise PatchingError("Durations belong to prompts that are units, and these are sounds. Leave the column away.")
+    prompts = {kind: columns["prompt"], **{one: columns[one] for one in ("name", "words", "text", "durations") if one in columns}}
     read = corpus(slm, data, prompts, quantiser, form)
     rows = data[list(columns.values())].itertuples(index=False, name=None)
     return [_Item(opened(slm, prompt), dict(zip(columns, row, strict=True))) for prompt, row in zip(read, rows, strict=True)]
@@ -131,11 +136,12 @@ def _ring(members: Sequence[_Item]) -> list[tuple[_Item, _Item]]:
 
 
 def _refuse(data: pd.DataFrame, columns: Mapping[str, str]) -> None:
-    missing = [one for one in WANTED if one not in columns]
+    missing = [one for one in (*WANTED, *(() if {"words", "text"} & set(columns) else ("words or text",))) if one not in columns]
     strange = [one for one in columns if one not in (*WANTED, *MAY)]
     absent = [one for one in columns.values() if one not in data]
-    if missing or strange or absent or not {"words", "text"} & set(columns) or not len(data):
+    if missing or strange or absent or not len(data):
         raise PatchingError(
-            f"Columns are mapped from {', '.join(WANTED)}, words or text, and voice where there is one; missing: {missing or 'none'}, not known: "
-            f"{strange or 'none'}, not in the table: {absent or 'none'}; the table has {len(data)} rows and {', '.join(map(str, data.columns))}."
+            f"Columns are mapped from {', '.join(WANTED)}, words or text, and durations and voice where there are such; missing: {missing or 'none'}, "
+            f"not known: {strange or 'none'}, not in the table: {absent or 'none'}; the table has {len(data)} rows and "
+            f"{', '.join(map(str, data.columns))}."
         )

@@ -14,9 +14,10 @@ from slm_interp.errors import SpeechError
 from slm_interp.model import SpeechTextModel
 from slm_interp.speech.alignment import align
 from slm_interp.speech.audio import read_audio, resample
-from slm_interp.speech.quantiser import Quantiser
+from slm_interp.speech.quantiser import NO_QUANTISER, Quantiser
 from slm_interp.speech.spans import heard_words, words_to_spans
 from slm_interp.speech.synthesis import synthesise
+from slm_interp.speech.units import Units
 from slm_interp.speech.words import TimedWord
 from slm_interp.utterance import Utterance
 
@@ -94,25 +95,34 @@ def recorded(
 def _quantiser(slm: SpeechTextModel, quantiser: Quantiser | None) -> Quantiser:
     chosen = quantiser if quantiser is not None else slm.quantiser
     if chosen is None:
-        raise SpeechError(
-            "This checkpoint carries no quantiser, so its units cannot be made from sound. Pass quantiser=load_quantiser(folder)."
-        )
+        raise SpeechError(f"Units are made from sound, and {NO_QUANTISER}")
     return chosen
 
 
 def _sentence(
     slm: SpeechTextModel, text: str, audio: Audio, words: Sequence[TimedWord], quantiser: Quantiser, form: str | None
 ) -> Sentence:
+    return sentence_of(slm, text, words, quantiser.encode(resample(audio, quantiser.recipe.sample_rate)), audio, form)
+
+
+def sentence_of(
+    slm: SpeechTextModel, text: str, words: Sequence[TimedWord], units: Units, audio: Audio | None = None, form: str | None = None
+) -> Sentence:
+    """A sentence whose units are there.
+
+    Raises:
+        SpeechError: not one timed word for each word of the text.
+        VocabularyError: units of another quantiser, or that the model does not have.
+    """
     if len(words) != len(text.split()):
         raise SpeechError(f"{text!r} has {len(text.split())} words; {len(words)} have seconds: {[word.text for word in words]}")
-    units = quantiser.encode(resample(audio, quantiser.recipe.sample_rate))
     heard = heard_words(words, units).words
     utterance = slm.speech_prompt(
         torch.from_numpy(units.units).long(),
         torch.from_numpy(units.edges()).float(),
         words_to_spans(heard, units),
         audio=audio,
-        quantiser=units.quantiser,
+        quantiser=units.quantiser or slm.vocabulary.quantiser,
         form=form,
         name=text,
     )

@@ -31,7 +31,7 @@ from slm_interp.audio import Audio
 from slm_interp.errors import SpeechError
 from slm_interp.model import SpeechTextModel
 from slm_interp.speech.audio import read_audio, resample
-from slm_interp.speech.quantiser import Quantiser
+from slm_interp.speech.quantiser import NO_QUANTISER, Quantiser
 from slm_interp.speech.slamkit_files import SpeechSegment, parse_unit_string
 from slm_interp.transcription.knowledge.choices import Choice
 from slm_interp.transcription.knowledge.minimal_pairs import Pair
@@ -97,7 +97,7 @@ def _rows(table: pd.DataFrame | str | os.PathLike[str], columns: Mapping[str, st
             f"Columns are mapped from {', '.join(wanted)} and, where there are such, {', '.join(MAY)}; missing: {missing or 'none'}, "
             f"not known: {strange or 'none'}."
         )
-    data = table if isinstance(table, pd.DataFrame) else _parquet(table)
+    data = table if isinstance(table, pd.DataFrame) else table_of(table)
     absent = [one for one in columns.values() if one not in data]
     if absent or not len(data):
         raise SpeechError(
@@ -115,7 +115,12 @@ def _rows(table: pd.DataFrame | str | os.PathLike[str], columns: Mapping[str, st
     return rows
 
 
-def _parquet(path: str | os.PathLike[str]) -> pd.DataFrame:
+def table_of(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """The table in a Parquet file.
+
+    Raises:
+        SpeechError: no such file, or a damaged one. ImportError: no pyarrow.
+    """
     try:
         return pd.read_parquet(path)
     except ImportError as error:
@@ -144,7 +149,7 @@ def units_of(slm: SpeechTextModel, cell: Any, quantiser: Quantiser | None, where
         return torch.from_numpy(numbers.astype(np.int64))
     audio, quantiser = _sound(cell, where), quantiser if quantiser is not None else slm.quantiser
     if quantiser is None:
-        raise SpeechError(f"The {where} is sound, and this checkpoint carries no quantiser. Pass quantiser=load_quantiser(folder).")
+        raise SpeechError(f"The {where} is sound, and {NO_QUANTISER}")
     return torch.from_numpy(quantiser.encode(resample(audio, quantiser.recipe.sample_rate)).units).long()
 
 
