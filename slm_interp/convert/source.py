@@ -227,7 +227,7 @@ def vocabulary_of(source: Source, n_units: int | None, quantiser: Any | None) ->
     """Vocabulary, prompt forms, tokenizer and the quantiser: the one given, else the one the folder carries, else None.
 
     Raises:
-        ConversionError: a quantiser that is not the folder's, or that has another number of units than declared.
+        ConversionError: a quantiser that is not the folder's, or that has another number of units than declared or than the vocabulary.
     """
     own = quantiser_of(source.checkpoint.folder)
     declared = quantiser if isinstance(quantiser, str | None) else quantiser.hash
@@ -239,7 +239,13 @@ def vocabulary_of(source: Source, n_units: int | None, quantiser: Any | None) ->
             raise ConversionError(f"Quantiser {carried.hash} has {carried.n_units} units; n_units={n_units} was declared.")
         declared, n_units = carried.hash, carried.n_units
     reading = Reading(source.checkpoint.config, source.rows, source.text.tokenizer, n_units, declared)
-    return *source.family.read(reading), carried
+    try:
+        return *source.family.read(reading), carried
+    except ConversionError as error:
+        if carried is None:
+            raise
+        said = f"The quantiser has {carried.n_units} units: is it the one that this model was trained with?"
+        raise ConversionError(f"{error} {said}") from error
 
 
 def quantiser_of(folder: Path) -> Any | None:

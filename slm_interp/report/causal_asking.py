@@ -19,7 +19,7 @@ from slm_interp.causal.building.speakers import Speaker
 from slm_interp.causal.building.unit_table import WANTED as UNITS_WANTED
 from slm_interp.causal.building.unit_table import unit_cases
 from slm_interp.causal.building.word_list import WANTED as WORDS_WANTED
-from slm_interp.errors import PatchingError
+from slm_interp.errors import PatchingError, SpeechError
 from slm_interp.lenses.probe.probe import WordProbe
 from slm_interp.model import SpeechTextModel
 from slm_interp.organisms.world import World
@@ -109,13 +109,25 @@ class Source:
             return building.word_list(slm, table, *self._speakers(slm))
         if path.suffix == ".parquet" and {"prompt", "right", "right_text"} & set(columns):
             return building.fact_pairs(slm, path, columns, self.quantiser, self.form)
-        corpus = speech.corpus(slm, path, columns or None, self.quantiser, self.form)
+        try:
+            corpus = speech.corpus(slm, path, columns or None, self.quantiser, self.form)
+        except SpeechError as error:
+            if path.suffix != ".parquet" or columns:
+                raise
+            facts = "Spoken facts are named by --column name=..., prompt=..., words=..., right=... and right_text=..., each with its own --column."
+            raise PatchingError(f"{error} {facts}") from error
         return building.corpus_pairs(slm, corpus, speakers=None if self.speaker is None else speakers_of(corpus, self.speaker))
 
     def _speakers(self, slm: SpeechTextModel) -> list[Speaker]:
         """Who says the sentences of a list of words, and in another voice."""
         if self.recordings:
             return [building.recorded_in(slm, one, self.quantiser, self.form) for one in self.recordings]
+        if self.quantiser is None and slm.quantiser is None:
+            raise PatchingError(
+                "A list of words is said by eSpeak, and the sounds become units: this checkpoint carries no quantiser, so give --quantiser FOLDER. Where the "
+                "model's own is not read here (Spirit LM, GLM-4-Voice), make the units with the model's code and give them as --recordings UNITS.jsonl "
+                "(slamkit's features.jsonl), or give a table of units instead of words."
+            )
         return [building.espeak(slm, self.quantiser, voice, form=self.form) for voice in self.voices]
 
 

@@ -31,9 +31,11 @@ from slm_interp.speech.corpus import FILE, Corpus
 from slm_interp.speech.quantiser import NO_QUANTISER, Quantiser
 from slm_interp.speech.slamkit_files import read_features, read_records, read_tokens
 from slm_interp.speech.spans import heard_words, words_to_spans
+from slm_interp.speech.units import Units
 from slm_interp.utterance import Utterance
 
 SOUNDS: Final = (".wav", ".flac", ".ogg")
+SLACK: Final = 0.01  # of a unit's length: Spirit LM says 24.99 a second
 COLUMNS: Final = ("name", "audio", "units", "durations", "words", "text", "answer")
 
 
@@ -198,6 +200,25 @@ def _built(slm: SpeechTextModel, clips: Sequence[Clip], quantiser: Quantiser | N
     return Corpus(tuple(found), given, dict(+counted), source)
 
 
+def refuse_rate(slm: SpeechTextModel, units: Units, where: str) -> None:
+    """Refuse units from a file that do not last as long as the model's: word times would meet other units. Where nobody declared a rate, all will do.
+
+    Raises:
+        SpeechError: shorter units; or of another length, where repeats are not merged.
+    """
+    book = next(one for one in slm.vocabulary.ranges if one.codebook == 0)
+    if book.rate_hz is None:
+        return
+    lasts = units.durations * units.frame_s * book.rate_hz  # 1 is one unit of the model
+    if lasts.min() < 1 - SLACK or (book.merged is not True and lasts.max() > 1 + SLACK):
+        each = [f"{frames * units.frame_s:g}" for frames in (units.durations.min(), units.durations.max())]
+        raise SpeechError(
+            f"{where}: its units last {each[0]} to {each[1]} s; this model has {book.rate_hz:g} a second, "
+            f"{'merged where they repeat' if book.merged else 'none merged'}. Durations are counted in frames of {units.frame_s:g} s, so one of its units "
+            f"lasts {round(1 / (book.rate_hz * units.frame_s))}. Or are they units of another model?"
+        )
+
+
 def _utterance(slm: SpeechTextModel, clip: Clip, quantiser: Quantiser | None, form: str | None) -> tuple[Utterance, int]:
     """The clip as the model reads it, and how many of its words have no unit."""
     audio = clip.audio() if clip.audio is not None else None
@@ -212,6 +233,8 @@ def _utterance(slm: SpeechTextModel, clip: Clip, quantiser: Quantiser | None, fo
         if audio is None or quantiser is None:
             raise SpeechError(f"{clip.where}: its units are made from sound, and {NO_QUANTISER}")
         units = quantiser.encode(resample(audio, quantiser.recipe.sample_rate))
+    else:
+        refuse_rate(slm, units, clip.where)
     if words is None and audio is not None and clip.text is not None:
         words = align(audio, clip.text)
     told = heard_words(words or (), units)

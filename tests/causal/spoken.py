@@ -24,7 +24,14 @@ from tests.replicas import VARIANTS, text_tokenizer, write_slamkit
 from tests.speech.test_hubert import tiny
 
 FRAMES = ("now say {word} again", "he wrote {word} twice")
-ANSWERS = {"sea": "paris", "she": "rome", "step": "madrid", "capital": "lima", "and": "havana", "the": "berlin"}  # words of one piece in every replica
+ANSWERS = {
+    "sea": "paris",
+    "she": "rome",
+    "step": "madrid",
+    "capital": "lima",
+    "and": "havana",
+    "the": "berlin",
+}  # words of one piece in every replica
 CARRIER = "green"
 WORDS = [*"now say again he wrote twice".split(), CARRIER, *ANSWERS, *ANSWERS.values()]
 VOICES = ("en-us", "en-gb")

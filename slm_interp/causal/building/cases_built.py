@@ -35,6 +35,7 @@ class Built(Sequence[Case]):
     def __post_init__(self) -> None:
         if not self.cases:
             whole = self.left_out[self.left_out["what"] == CASE]
+            whole = whole if len(whole) else self.left_out  # items and sentences that no case was made of
             reasons = "; ".join(f"{why} ({count})" for why, count in whole["why"].value_counts().head(3).items())
             raise PatchingError(f"No case could be built from {self.source or 'this'}: of {len(whole)}, {reasons or 'none was asked for'}.")
         checked_cases(self.cases)

@@ -71,6 +71,12 @@ def corpus_pairs(
             if made is not None:
                 used |= {one, other}
                 cases.append(made)
+    if not frames:
+        raise PatchingError(
+            f"No case could be built from a corpus of {len(utterances)} utterances: no two of one speaker begin alike but for one word, "
+            f"sharing {around} words, and go on after it. A minimal pair is 'the capital of peru is lima' and 'the capital of spain is madrid'; "
+            "a .csv of words asks for such sentences."
+        )
     for number, why in _why(frames, utterances, used):
         left_out.add(names[number], "sentence", why)
     return Built(tuple(cases), left_out.table(), f"a corpus of {len(utterances)} utterances")

@@ -20,7 +20,7 @@ from slm_interp.model import SpeechTextModel
 from slm_interp.speech.alignment import align
 from slm_interp.speech.audio import resample
 from slm_interp.speech.clip import Clip
-from slm_interp.speech.corpora import clips_of
+from slm_interp.speech.corpora import clips_of, refuse_rate
 from slm_interp.speech.quantiser import NO_QUANTISER, Quantiser
 
 
@@ -41,8 +41,8 @@ def recorded_in(
         columns: of a `.parquet`.
 
     Raises:
-        SpeechError: a source of no known kind, a clip whose words are not told, two clips that say the same, or sounds without a quantiser. When used: a
-            text that no clip says.
+        SpeechError: a source of no known kind, a clip whose words are not told, two clips that say the same, sounds without a quantiser, units of
+            another rate. When used: a text that no clip says.
     """
     chosen, found = quantiser if quantiser is not None else slm.quantiser, dict[str, Clip]()
     for clip in clips_of(Path(source), slm, columns):
@@ -51,6 +51,8 @@ def recorded_in(
             raise SpeechError(f"{found[key].where} and {clip.where} both say {key!r}. Keep the one that is to be used.")
         if clip.units is None and chosen is None:
             raise SpeechError(f"{clip.where}: its units are made from sound, and {NO_QUANTISER}")
+        if clip.units is not None:
+            refuse_rate(slm, clip.units, clip.where)
         found[key] = clip
 
     def say(text: str) -> Sentence:

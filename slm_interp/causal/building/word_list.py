@@ -152,7 +152,7 @@ def _rows(table: pd.DataFrame | str | os.PathLike[str]) -> list[_Row]:
     if missing or strange or not len(frame):
         raise PatchingError(
             f"A word list has rows and the columns {', '.join(WANTED)}, and may have {', '.join(MAY)}; got {len(frame)} rows, "
-            f"missing: {missing or 'none'}, not known: {strange or 'none'}."
+            f"missing: {missing or 'none'}, not known: {strange or 'none'}. Rename them; on the command line --column answer=theirs does."
         )
     rows = []
     for number, cells in enumerate(frame.to_dict("records")):
