@@ -76,23 +76,22 @@ def quantiser(folder: Path, n_units: int) -> Path:
 
 
 def word_list(path: Path) -> Path:
-    words, rows = list(ANSWERS), []
-    for by, frame in enumerate(FRAMES, 1):
-        for a, b in zip(words, words[by:] + words[:by], strict=True):
-            rows.append((frame, a, b, ANSWERS[a], ANSWERS[b], CARRIER))
+    """Words of the first frame, each beside the next."""
+    words = list(ANSWERS)
+    rows = [(FRAMES[0], a, b, ANSWERS[a], ANSWERS[b], CARRIER) for a, b in zip(words, [*words[1:], words[0]], strict=True)]
     pd.DataFrame(rows, columns=["frame", "clean", "corrupted", "answer", "distractor", "carrier"]).to_csv(path, index=False)
     return path
 
 
 def listed() -> list[str]:
-    """The sentences that the word list needs."""
-    return [*SENTENCES, *(f"{prompt} {CARRIER}" for prompt, _ in PROMPTS)]
+    """The sentences that the word list needs, and those of the second frame."""
+    return [*SENTENCES, *(f"{FRAMES[0].format(word=word)} {CARRIER}" for word in ANSWERS)]
 
 
 def facts(path: Path) -> Path:
     """As the published set: sounds as bytes, words of the prompt with their seconds."""
     rows = []
-    for prompt, word in PROMPTS:
+    for prompt, word in PROMPTS[: len(ANSWERS)]:
         spoken, right, wrong = said(prompt), said(ANSWERS[word]), said("london")
         rows.append(
             {
@@ -179,7 +178,7 @@ def features(path: Path, texts: list[str], family: str) -> Path:
 def facts_in_units(path: Path, family: str) -> Path:
     """The same facts, whose sounds somebody else made units of."""
     rows = []
-    for prompt, word in PROMPTS:
+    for prompt, word in PROMPTS[: len(ANSWERS)]:
         (units, durations), (right, _) = units_of(said(prompt), family), units_of(said(ANSWERS[word]), family)
         words = [{"word": one.text, "start": one.start_s, "end": one.end_s} for one in said(prompt).words]
         rows.append({"id": prompt, "units": units, "frames": durations, "timings": words, "fact_units": right, "fact": ANSWERS[word]})

@@ -21,9 +21,13 @@ from jaxtyping import config
 from slm_interp import convert, speech
 from slm_interp.__main__ import app
 from slm_interp.causal import Effect
+from slm_interp.causal.building import planted_cases, recorded_in
+from slm_interp.causal.building.unit_table import unit_table
 from slm_interp.causal.experiment import Plan
+from slm_interp.causal.planted import plant, save
+from slm_interp.errors import PatchingError, SpeechError
 from slm_interp.plots.causal_data import ARMS
-from slm_interp.report.causal_asking import Source, plan_of
+from slm_interp.report.causal_asking import Source, plan_of, speakers_of
 from tests.causal import spoken
 
 DTYPE = torch.float32
@@ -242,3 +246,134 @@ class Shown(HTMLParser):
             self.cells.add(data.strip())
         if self.open[-1] == "strong":
             self.strong.append(data.strip())
+
+
+# -- where the answer is known ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "word"), [("mediated", "text-mediated"), ("shadow", "epiphenomenal")])
+def test_a_planted_model_in_slamkits_layout_gets_its_verdict_from_a_table_of_units(kind: str, word: str, tmp_path: Path) -> None:
+    planted = plant(kind, d_model=64, n_words=9, n_contrasts=10)
+    save(planted, tmp_path / "model")
+    unit_table(planted.slm, planted_cases(planted)).to_csv(tmp_path / "units.csv", index=False)
+    files = (str(tmp_path / "model"), str(tmp_path / "units.csv"))
+    code, said, _ = run(
+        "causal", *files, "--layers", "2-3", "--n-units", str(planted.lexicon.n_units), "--no-pictures", "--out", str(tmp_path / "out")
+    )
+    found, page = json.loads((tmp_path / "out" / "verdict.json").read_text()), Shown()
+    page.feed((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert code == 0 and f"{word} (line " in said
+    assert page.strong[0] == found["verdict"] == planted.truth.verdict == word
+    assert found["shares"]["text"]["estimate"] == pytest.approx(planted.fraction, abs=1e-3)
+
+
+# -- what cases are --------------------------------------------------------------------------------------
+
+
+def test_recordings_that_eSpeak_made_are_the_cases_that_eSpeak_says(place: Path) -> None:
+    """Whatever the case and the punctuation of their transcripts; and a second recording is the other voice."""
+    carried = speech.load_quantiser(place / "slamkit_quantiser")
+    slm = convert.load(str(place / "slamkit"), str(place / "slamkit" / "text"), quantiser=carried)
+    words = str(place / "words.csv")
+    by_espeak = Source(words, quantiser=carried).cases(slm)
+    recordings = (str(place / "recordings"), str(place / "other_voice"))
+    recorded = Source(words, quantiser=carried, recordings=recordings).cases(slm)
+    assert [case.name for case in recorded] == [case.name for case in by_espeak]
+    for one, other in zip(recorded, by_espeak, strict=True):
+        assert one.base.tokens.tolist() == other.base.tokens.tolist() and one.words == other.words and one.span == other.span
+        assert (one.other_voice is None) == (other.other_voice is None)
+        if one.other_voice is not None and other.other_voice is not None:
+            assert one.other_voice.prompt.tokens.tolist() == other.other_voice.prompt.tokens.tolist()
+    assert sum(case.other_voice is not None for case in recorded) >= 3
+
+
+def test_a_recording_is_found_whatever_its_case_and_punctuation_and_its_words_are_called_as_asked(place: Path, tmp_path: Path) -> None:
+    slm = convert.load(str(place / "spiritlm"))
+    text = spoken.SENTENCES[0]
+    written = text.capitalize() + "."
+    spoken.features(tmp_path / "said.jsonl", [text], "spiritlm")
+    record = json.loads((tmp_path / "said.jsonl").read_text())
+    record["aligned_text"] = [[f" {word}", *times] for word, (_, *times) in zip(written.split(), record["aligned_text"], strict=True)]
+    (tmp_path / "said.jsonl").write_text(json.dumps(record))
+    say = recorded_in(slm, tmp_path / "said.jsonl")
+    assert [word.text for word in say(text).utterance.words] == text.split()
+    with pytest.raises(SpeechError, match="There is no recording of 'now say sea' in"):
+        say("now say sea")
+    (tmp_path / "said.jsonl").write_text("\n".join(json.dumps({**record, "file_name": name}) for name in ("a.wav", "b.wav")))
+    with pytest.raises(SpeechError, match=f"line 1 and .*line 2 both say '{text}'. Keep the one"):
+        recorded_in(slm, tmp_path / "said.jsonl")
+
+
+def test_facts_in_units_are_the_facts_that_were_heard(place: Path, tmp_path: Path) -> None:
+    """Of one quantiser: the same prompts, spans and answers, whether the table holds sounds or what it makes of them."""
+    carried = speech.load_quantiser(place / "slamkit_quantiser")
+    slm = convert.load(str(place / "slamkit"), str(place / "slamkit" / "text"), quantiser=carried)
+    table = pd.read_parquet(place / "facts.parquet")
+    made = [carried.encode(speech.resample(spoken.said(prompt).audio, 16_000)) for prompt in table["id"]]
+    units = table.drop(columns=["audio", "fact_audio"]).assign(
+        units=[one.units.tolist() for one in made],
+        frames=[one.durations.tolist() for one in made],
+        fact_units=[carried.encode(speech.resample(spoken.said(fact).audio, 16_000)).units.tolist() for fact in table["fact"]],
+    )
+    units.to_parquet(tmp_path / "units.parquet")
+    heard = Source(str(place / "facts.parquet"), columns=columns(SOUND), quantiser=carried).cases(slm)
+    told = Source(str(tmp_path / "units.parquet"), columns=columns(UNITS)).cases(slm)
+    for one, other in zip(heard, told, strict=True):
+        assert (one.name, one.words, one.span, one.elsewhere) == (other.name, other.words, other.span, other.elsewhere)
+        for mine, theirs in zip(*([each.source.tokens, each.base.tokens, each.contrast.answer] for each in (one, other)), strict=True):
+            assert mine.tolist() == theirs.tolist()
+
+
+def test_sentences_of_two_speakers_meet_only_where_nobody_tells_them_apart(place: Path, tmp_path: Path) -> None:
+    slm = convert.load(str(place / "spiritlm"))
+    spoken.features(tmp_path / "said.jsonl", spoken.SENTENCES[:4], "spiritlm")
+    records = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    for number, record in enumerate(records):
+        record["file_name"] = f"{'ab'[number % 2]}-{number}.flac"
+    (tmp_path / "said.jsonl").write_text("\n".join(map(json.dumps, records)))
+    together, apart = (Source(str(tmp_path / "said.jsonl"), speaker=one).cases(slm) for one in (None, "^([ab])-"))
+    assert [case.name for case in together] == ["a-0 / b-1", "a-2 / b-3"]
+    assert [case.name for case in apart] == ["a-0 / a-2", "b-1 / b-3"]
+    heard = speech.corpus(slm, tmp_path / "said.jsonl")
+    for wrong, sentence in (("[", "'\\[' is none: unterminated"), ("^x", "has 0 groups and is not in 4 of 4 names, such as 'a-0'")):
+        with pytest.raises(PatchingError, match=sentence):
+            speakers_of(heard, wrong)
+
+
+# -- what is refused -------------------------------------------------------------------------------------
+
+SLAMKIT, QUANTISED, PLAIN = ("--text-tokenizer", "slamkit/text"), ("--quantiser", "slamkit_quantiser"), ("--n-units", "120")
+REFUSED = {
+    "a column is called otherwise": (("slamkit", "next.csv", *SLAMKIT, *QUANTISED), "missing: ['answer'], not known: ['next']. Rename them; on the"),
+    "neither words nor units": (("slamkit", "other.csv", *SLAMKIT, *QUANTISED), "or a table of units, with name, clean_units"),
+    "a mapped column is not there": (("slamkit", "words.csv", *SLAMKIT, *QUANTISED, "--column", "answer=next"), "has no column next; it has frame, clean"),
+    "no quantiser": (("slamkit", "words.csv", *SLAMKIT, *PLAIN), "carries no quantiser, so give --quantiser FOLDER"),
+    "no quantiser for recordings": (("slamkit", "words.csv", *SLAMKIT, *PLAIN, "--recordings", "recordings"), "0000.wav: its units are made from sound, and"),
+    "no quantiser for a corpus": (("glm4voice", "corpus"), "on the command line --quantiser FOLDER; or give units"),
+    "eSpeak for a model whose tokenizer is not read": (("glm4voice", "words.csv"), "(Spirit LM, GLM-4-Voice), make the units with the model's code"),
+    "a quantiser of another model": (("glm4voice", "words.csv", *QUANTISED), "The quantiser has 120 units: is it the one that this model was trained with?"),
+    "facts without columns": (("slamkit", "facts.parquet", *SLAMKIT, *QUANTISED), "Spoken facts are named by --column name=..., prompt=..."),
+    "facts without words": (("slamkit", "facts.parquet", *SLAMKIT, *QUANTISED, "--column", "right=fact_audio"), "'right_text', 'words or text']"),
+    "no minimal pair": (("slamkit", "alone", *SLAMKIT, *QUANTISED), "no two of one speaker begin alike but for one word, sharing 2 words, and go on"),
+    "units of another rate": (("glm4voice", "slamkit.jsonl"), "this model has 12.5 a second, none merged. Durations are counted in frames of 0.04 s"),
+    "recordings of something else": (("slamkit", "corpus", *SLAMKIT, *QUANTISED, "--recordings", "recordings"), "Recordings say the sentences of a"),
+    "speakers of a list": (("slamkit", "words.csv", *SLAMKIT, *QUANTISED, "--speaker", "(x)"), "Speakers are told apart in corpora"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wrong(place: Path) -> Path:
+    """Beside what is right: a list with a column of another name, one of another kind, sentences without a pair."""
+    words = pd.read_csv(place / "words.csv")
+    words.rename(columns={"answer": "next"}).to_csv(place / "next.csv", index=False)
+    words[["clean", "corrupted"]].to_csv(place / "other.csv", index=False)
+    spoken.corpus(place / "alone", [spoken.SENTENCES[0], "he wrote the book"])
+    return place
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_asked_is_refused_with_what_to_do(what: str, wrong: Path, tmp_path: Path) -> None:
+    asked_for, sentence = REFUSED[what]
+    line = [str(wrong / one) if (wrong / one).exists() else one for one in asked_for]
+    code, _, told = run("causal", *line, "--out", str(tmp_path / "out"), "--no-pictures")
+    assert code == 2 and sentence in told and not (tmp_path / "out").exists(), told
