@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from slm_interp.causal import effect_shares
 from slm_interp.causal.effect import Effect
 from slm_interp.causal.verdict import Measured, decide
 from slm_interp.errors import PatchingError, StatisticsError
@@ -42,7 +43,8 @@ class Across:
     Args:
         table: one row for each model and basis, and one for its lenses together (basis "all"): `model basis layer verdict line cases reason`, `ceiling` and
             `margin` (nats, logits), shares of the ceiling `text complement specific here`, each with `_low` and `_high`, and the
-            `percentile` of text among random draws.
+            `percentile` of text among random draws. Where the arm `direct` was run, `direct` and `later` (text less direct) are the shares that text has
+            by its overlap with the rows of `W_U`, all later blocks frozen, and by way of these blocks.
         measured: what the rule was asked of, by model and basis.
         outcome: what was measured.
     """
@@ -155,7 +157,9 @@ def across(effects: Mapping[str, Effect], outcome: str | None = None) -> Across:
         for basis in effect.bases:
             layer = effect.chosen_layer(basis, outcome)
             measured[model, basis] = effect.measured(basis, outcome, layer)
-            rows.append({"model": model, "basis": basis, "layer": layer, **_line(measured[model, basis])})
+            rows.append(
+                {"model": model, "basis": basis, "layer": layer, **_line(measured[model, basis]), **_by_way(effect, basis, outcome, layer)}
+            )
     columns = ["model", "basis", "layer", "verdict", "line", "cases"]
     table = pd.DataFrame(rows)
     rest = [name for name in table.columns if name not in (*columns, "reason")]
@@ -171,3 +175,15 @@ def _line(measured: Measured) -> dict[str, Any]:
         ends = (one.estimate, one.low, one.high) if one is not None else (np.nan,) * 3
         row |= dict(zip((name, f"{name}_low", f"{name}_high"), map(float, ends), strict=True))
     return row | {"reason": verdict.reason}
+
+
+def _by_way(effect: Effect, basis: str, outcome: str, layer: int) -> dict[str, float]:
+    """The parts of the share of text that reach the logits directly, and by way of later blocks."""
+    if "direct" not in effect.arms:
+        return {}
+    text, direct, whole = (effect.effects(arm, basis, outcome, "report")[layer] for arm in ("text", "direct", "whole"))
+    row = {}
+    for name, own in (("direct", direct), ("later", text - direct)):
+        found = effect_shares.at_a_layer(own.to_numpy(), whole.to_numpy(), effect.clusters(list(own.index)))
+        row |= {name: found["share"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+    return row

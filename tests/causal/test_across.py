@@ -38,6 +38,8 @@ def test_every_model_has_the_verdict_that_it_has_alone(found: Across, effects: d
         )
         assert lines.loc[BASIS, "ceiling"] == float(alone.ceiling.estimate)
         if alone.shares:
+            assert lines.loc[BASIS, "direct"] + lines.loc[BASIS, "later"] == pytest.approx(lines.loc[BASIS, "text"])
+            assert lines.loc[BASIS, "direct"] == pytest.approx(0, abs=0.02)  # none was made up
             assert lines.loc[BASIS, "text_low"] == float(alone.shares["text"].low)
     silent = found.table.set_index(["model", "basis"]).loc[("silent", BASIS)]
     assert silent["line"] == 1 and silent[["text", "complement"]].isna().all()
