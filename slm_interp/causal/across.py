@@ -182,7 +182,7 @@ def _by_way(effect: Effect, basis: str, outcome: str, layer: int) -> dict[str, f
     if "direct" not in effect.arms:
         return {}
     text, direct, whole = (effect.effects(arm, basis, outcome, "report")[layer] for arm in ("text", "direct", "whole"))
-    row = {}
+    row: dict[str, float] = {}
     for name, own in (("direct", direct), ("later", text - direct)):
         found = effect_shares.at_a_layer(own.to_numpy(), whole.to_numpy(), effect.clusters(list(own.index)))
         row |= {name: found["share"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
