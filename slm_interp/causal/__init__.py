@@ -5,11 +5,14 @@ from slm_interp.causal.arms import ARMS
 from slm_interp.causal.cases import Case, Heard, Words
 from slm_interp.causal.effect import Effect
 from slm_interp.causal.experiment import Plan, plan, run
+from slm_interp.causal.speaking import continuations
+from slm_interp.causal.spoken import Continuations
 from slm_interp.causal.verdict import Measured, Rule, Verdict, combined, decide
 
 __all__ = [
     "ARMS",
     "Case",
+    "Continuations",
     "Effect",
     "Heard",
     "Measured",
@@ -19,6 +22,7 @@ __all__ = [
     "Words",
     "building",
     "combined",
+    "continuations",
     "decide",
     "plan",
     "planted",
