@@ -132,17 +132,26 @@ class Continuations:
     def audio_with_prompt(self, run: str, vocoder: UnitVocoder | None = None) -> Audio:
         """The units of the prompt for as long as each was heard, and what a run says, in one voice; arguments and errors as of `audio`."""
         voice = self._voice(vocoder)
-        said = self._spoken(run, voice)
-        heard = self.prompts[self.prompts["prompt"] == ("clean" if run == "clean" else "corrupted")]
+        said, heard = self._spoken(run, voice), self._heard(run)
         frames = np.maximum(np.rint(heard["seconds"].to_numpy() / said.frame_s), 1).astype(np.int64)
         units = np.concatenate([heard["unit"].to_numpy(np.int64), said.units])
         return voice.audio(Units(units, np.concatenate([frames, said.durations]), said.frame_s, said.quantiser))
+
+    def speaks_prompt(self, run: str, vocoder: UnitVocoder | None = None) -> bool:
+        """Whether a vocoder has heard every unit of a run's prompt, which `audio_with_prompt` needs."""
+        return not set(self._heard(run)["unit"]) & set(self._voice(vocoder).unheard)
+
+    def _heard(self, run: str) -> pd.DataFrame:
+        return self.prompts[self.prompts["prompt"] == ("clean" if run == "clean" else "corrupted")]
 
     def _voice(self, vocoder: UnitVocoder | None) -> UnitVocoder:
         found = vocoder or self.vocoder
         if found is None:
             raise PatchingError("Units are heard through a vocoder: give one here, or found.listen(vocoder).")
         return found
+
+    def _sound(self, run: str) -> Audio:
+        return self.audio_with_prompt(run) if self.speaks_prompt(run) else self.audio(run)
 
     def _spoken(self, run: str, vocoder: UnitVocoder) -> Units:
         check_quantiser(self.about["quantiser"], vocoder.quantiser)
@@ -157,13 +166,17 @@ class Continuations:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `continuations.parquet`, `continuation_prompts.parquet` and `continuations.json` into a folder; with a voice, sounds too.
 
-        Of every run a WAV file of what it says (`whole.wav`), and one of the prompt with it (`whole_with_prompt.wav`). Each file is whole or not there.
+        Of every run a WAV file of what it says (`whole.wav`), and, where the voice knows all units of the prompt, one of the prompt with it
+        (`whole_with_prompt.wav`). Each file is whole or not there.
         """
         place = Path(folder)
         save_table(self.table, place / "continuations.parquet")
         save_table(self.prompts, place / "continuation_prompts.parquet")
         for run in self.runs if self.vocoder is not None else ():
-            for name, sound in ((run, self.audio(run)), (f"{run}_with_prompt", self.audio_with_prompt(run))):
+            sounds = {run: self.audio(run)}
+            if self.speaks_prompt(run):
+                sounds[f"{run}_with_prompt"] = self.audio_with_prompt(run)
+            for name, sound in sounds.items():
                 with atomic_path(place / f"{name}.wav") as path:
                     path.write_bytes(sound.wav_bytes())
         write_text(place / "continuations.json", json.dumps(dict(self.about), indent=1, sort_keys=True) + "\n")
@@ -202,7 +215,7 @@ class Continuations:
         for row in shown.to_dict("records"):
             cells = "".join(f"<td>{escape(_cell(row[name]))}</td>" for name in columns)
             units = f"<td><small>{escape(row['units'])}</small></td>"
-            sound = "" if self.vocoder is None else f"<td>{self.audio_with_prompt(row['run'])._repr_html_()}</td>"
+            sound = "" if self.vocoder is None else f"<td>{self._sound(row['run'])._repr_html_()}</td>"
             rows.append(f"<tr>{cells}{units}{sound}</tr>")
         return f"<div><b>{escape(self.title)}</b><table><tr>{head}</tr>{''.join(rows)}</table></div>"
 
