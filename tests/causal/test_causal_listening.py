@@ -13,17 +13,18 @@ import torch
 import slm_interp as si
 from slm_interp import causal
 from slm_interp.__main__ import app
-from slm_interp.causal import Continuations
+from slm_interp.causal import Continuations, Effect
 from slm_interp.causal.building.cases_built import Built
 from slm_interp.errors import PatchingError, VocabularyError
 from slm_interp.lenses.logit import LogitLens
 from slm_interp.model import SpeechTextModel
 from slm_interp.report import causal_listening
 from slm_interp.report.causal_asking import Source
+from slm_interp.report.causal_figures import shown
 from slm_interp.report.causal_listening import Listening, listening, section_of
 from slm_interp.speech.vocoder import UnitVocoder
 
-ORGANISM, KIND, LAYER, UNITS = "tiny-overlapped", "next-foreseen", 8, 10
+ORGANISM, KIND, LAYERS, UNITS = "tiny-overlapped", "next-foreseen", (5, 8), 10
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def out(voice: UnitVocoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The command, with the first of two cases to be heard."""
     place = tmp_path_factory.mktemp("heard")
     voice.save(place / "voice")
-    asked = ["causal", ORGANISM, KIND, "--count", "2", "--layers", str(LAYER), "--no-pictures", "--out", str(place / "out")]
+    asked = ["causal", ORGANISM, KIND, "--count", "2", "--layers", ",".join(map(str, LAYERS)), "--no-pictures", "--out", str(place / "out")]
     patch = pytest.MonkeyPatch()
     patch.setattr(causal_listening, "UNITS", UNITS)
     with pytest.raises(SystemExit) as ended:
@@ -63,7 +64,8 @@ def out(voice: UnitVocoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_sounds_are_those_of_the_function_and_each_has_a_player(
     out: Path, slm: SpeechTextModel, built: Built, voice: UnitVocoder
 ) -> None:
-    found = causal.continuations(slm, built[0], LogitLens(slm), LAYER, units=UNITS, policy="warped", avoid=voice.unheard).listen(voice)
+    layer = shown(Effect.load(out / "effect.nc"))[0].layer
+    found = causal.continuations(slm, built[0], LogitLens(slm), layer, units=UNITS, policy="warped", avoid=voice.unheard).listen(voice)
     back = Continuations.load(out / "sounds" / "1")
     pd.testing.assert_frame_equal(back.table, found.table)
     assert not (out / "sounds" / "2").exists() and found.runs == ("corrupted", "clean", "whole", "text", "complement")

@@ -25,6 +25,7 @@ from slm_interp.patching import outcomes
 from slm_interp.patching.interventions import ComplementOnly, SwapCoordinates
 from slm_interp.patching.measuring import measure
 from slm_interp.speech.recogniser import train_recogniser
+from slm_interp.speech.units import Units
 from slm_interp.speech.vocoder import UnitVocoder
 from slm_interp.streams import repeats_are_merged
 from slm_interp.utterance import Contrast
@@ -272,14 +273,20 @@ def test_units_are_drawn_as_often_as_the_model_expects_them() -> None:
 # -- hearing it ------------------------------------------------------------------------------------------
 
 
-def test_the_sound_is_that_of_the_units_and_the_prompt_lasts_as_long_as_it_was_heard(three: Continuations, case: Case) -> None:
+def test_the_sound_is_that_of_the_units_and_the_prompt_lasts_as_long_as_it_was_heard(
+    tiny_slm: SpeechTextModel, three: Continuations, case: Case
+) -> None:
     voice = vocoder()
+    lasting = {"clean": [1, 1, 1, 1, 1, 1, 1, 4], "corrupted": [1, 3, 1, 1, 1, 1, 1, 1]}
+    prompts = three.prompts.assign(seconds=[0.04 * one for name in three.prompts["prompt"].unique() for one in lasting[name]])
+    said = replace(three, prompts=prompts).listen(voice)
     for run in three.runs:
-        assert len(three.audio(run, voice).samples) == 12 * 2 * FRAME
-        units = len(case.source if run == "clean" else case.base) - 1  # after the marker
-        assert len(three.audio_with_prompt(run, voice).samples) == (12 * 2 + units) * FRAME
-    direct = voice.audio(voice.timed(three.units("whole")))
-    np.testing.assert_array_equal(three.listen(voice).audio("whole").samples, direct.samples)
+        timed, side = voice.timed(three.units(run)), "clean" if run == "clean" else "corrupted"
+        heard = tiny_slm.vocabulary.id_to_unit(getattr(case.contrast, side).tokens[1:]).numpy()  # after the marker
+        row = Units(np.concatenate([heard, timed.units]), np.concatenate([lasting[side], timed.durations]), 0.04, "tiny")
+        np.testing.assert_array_equal(said.audio(run).samples, voice.audio(timed).samples)
+        np.testing.assert_array_equal(said.audio_with_prompt(run).samples, voice.audio(row).samples)
+    assert three.prompts["seconds"].to_numpy() == pytest.approx(np.full(16, 0.04))
 
 
 def test_a_vocoder_of_other_units_or_without_some_of_them_is_refused(found: Continuations) -> None:
