@@ -9,7 +9,6 @@ case by case, so that what was cut off goes on; different questions and organism
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -94,23 +93,25 @@ def ask(organism: str, name: str) -> None:
     cases = [known for case in cases if (known := known_to(probe, case)) is not None]
     print(organism, name, len(cases), "cases whose words the probe has heard", flush=True)
     effect = effect_of(slm, cases, [*lenses_of(slm, recipe), ProbeBasis(probe)], question, folder)
-    write_text(folder / "verdicts.csv", pd.DataFrame(lines(folder.parent.name, name, effect)).to_csv(index=False, float_format="%.4f"))
     print(folder.parent.name, name, effect.verdict(), flush=True)
 
 
 def tables() -> None:
     """Every effect that lies in `out/drives/` as verdicts, profiles and pictures beside this file."""
-    found: list[dict[str, object]] = []
-    profiles: list[pd.DataFrame] = []
+    verdicts, profiles = [], []
     for name in QUESTIONS:
-        for path in sorted(WORK.glob(f"*/{name}/effect.nc")):
-            effect, organism = causal.Effect.load(path), path.parents[1].name
-            found += lines(organism, name, effect)
+        effects = {path.parents[1].name: causal.Effect.load(path) for path in sorted(WORK.glob(f"*/{name}/effect.nc"))}
+        for outcome in (one.name for one in OUTCOMES) if effects else ():
+            found = causal.across(effects, outcome)
+            verdicts.append(found.table.assign(question=name, outcome=outcome))
+            if outcome == OUTCOMES[0].name and len(effects) > 1:
+                write_png(found.plot(title=f"{name}: text and its complement, model by model"), HERE / f"{name}.png")
+        for organism, effect in effects.items():
             profiles.append(profile_of(effect).assign(organism=organism, question=name))
             write_png(effect.plot(), HERE / f"{organism}-{name}.png")
             print(organism, name, flush=True)
-    write_text(HERE / "profile.csv", pd.concat(profiles).to_csv(index=False, float_format="%.4f"))
-    write_text(HERE / "verdicts.csv", pd.DataFrame(found).to_csv(index=False, float_format="%.4f"))
+    for name, parts in (("verdicts", verdicts), ("profile", profiles)):
+        write_text(HERE / f"{name}.csv", pd.concat(parts).to_csv(index=False, float_format="%.4f"))
 
 
 def cases_of(slm: si.SpeechTextModel, recipe: Recipe, question: Question, folder: Path) -> list[causal.Case]:
@@ -174,24 +175,6 @@ def words_of(case: causal.Case) -> set[str]:
     return {one for one in (own.clean, own.corrupted, own.third, own.phonetic, own.semantic) if one is not None}
 
 
-def lines(organism: str, question: str, effect: causal.Effect) -> list[dict[str, object]]:
-    """One line for each outcome and basis, and one for all bases together."""
-    found = []
-    for outcome in effect.outcomes:
-        together = effect.verdict(outcome=outcome)
-        same = {"organism": organism, "question": question, "outcome": outcome, "cases": effect.table["case"].nunique()}
-        found.append({**same, "basis": "all", "verdict": together.word, "reason": together.reason})
-        write_text(WORK / organism / question / f"verdict-{outcome}.json", json.dumps(together.to_dict(), indent=1))
-        for basis in effect.bases:
-            verdict = effect.verdict(basis, outcome)
-            line = {**same, "basis": basis, "layer": effect.chosen_layer(basis, outcome), "verdict": verdict.word, "line": verdict.line}
-            line |= flat("ceiling", verdict.ceiling)
-            for share in ("text", "complement", "specific", "here"):
-                line |= flat(share, verdict.shares.get(share))
-            found.append({**line, "percentile": verdict.percentile, "reason": verdict.reason})
-    return found
-
-
 def profile_of(effect: causal.Effect) -> pd.DataFrame:
     """The mean effect of every arm at every layer over all cases, in nats, with its interval: a description, of which no verdict is made."""
     parts = []
@@ -204,13 +187,6 @@ def profile_of(effect: causal.Effect) -> pd.DataFrame:
                 pd.DataFrame({"outcome": outcome, "basis": basis, "arm": arm, "layer": values.columns, **columns, "cases": len(values)})
             )
     return pd.concat(parts, ignore_index=True)
-
-
-def flat(name: str, interval: object) -> dict[str, float]:
-    """An interval as three columns."""
-    if interval is None:
-        return {}
-    return {name: float(interval.estimate), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Does the text inside drive the speech that follows? Causal tests, and the planted models whose answer is known."""
 
 from slm_interp.causal import building, planted
+from slm_interp.causal.across import Across, across
 from slm_interp.causal.arms import ARMS
 from slm_interp.causal.cases import Case, Heard, Words
 from slm_interp.causal.effect import Effect
@@ -11,6 +12,7 @@ from slm_interp.causal.verdict import Measured, Rule, Verdict, combined, decide
 
 __all__ = [
     "ARMS",
+    "Across",
     "Case",
     "Continuations",
     "Effect",
@@ -20,6 +22,7 @@ __all__ = [
     "Rule",
     "Verdict",
     "Words",
+    "across",
     "building",
     "combined",
     "continuations",
