@@ -11,8 +11,9 @@
    and what differs is the intervention.
 4. What was said is read again after the corrupted prompt with nothing put in, whole: what the edit adds to the log p of each unit, given those before it.
 
-Runs are made one by one, so that an arm that writes what stands there (`self`) says bit by bit what the prompt says. What it cannot show: greedy
-speech is one path, and a path that parts at one unit goes its own way from there; the size of an effect is what `causal.run` measures.
+Runs are made one by one, so that an arm that writes what stands there (`self`) says bit by bit what the prompt says (on 4.x up to the rounding of longer
+rows). What it cannot show: greedy speech is one path, and a path that parts at one unit goes its own way from there; the size of an effect is what
+`causal.run` measures.
 """
 
 from __future__ import annotations
