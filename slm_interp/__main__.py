@@ -252,6 +252,8 @@ def causal(
     speaker: Annotated[
         str | None, typer.Option(help="For a corpus: regular expression whose group in a clip's name is who speaks, as '^([0-9]+)-'.")
     ] = None,
+    listen: Annotated[int, typer.Option(help="So many cases to hear on the page, before and after each intervention.")] = 0,
+    vocoder: Annotated[Path | None, typer.Option(help="Folder of a saved UnitVocoder to hear them in; one is fitted if not given.")] = None,
     pictures: Annotated[bool, typer.Option(help="Draw the figures as PNG too, where kaleido and a browser are there.")] = True,
     text_tokenizer: Tokenizer = None,
     family: Family = None,
@@ -265,13 +267,15 @@ def causal(
     from slm_interp.report import write_pictures
     from slm_interp.report.causal import announced, causal_files
     from slm_interp.report.causal_asking import Source, dtype_of, plan_of
+    from slm_interp.report.causal_listening import listening
 
     carried = speech.load_quantiser(quantiser) if quantiser is not None else None
     slm = load(checkpoint, text_tokenizer, family=family, n_units=n_units, quantiser=carried, dtype=dtype_of(dtype))
     built = Source(contrasts, count, seed, tuple(column), carried, form, recordings=tuple(recordings), speaker=speaker).cases(slm)
     plan = plan_of(slm, built, lens, preset, layers, outcome, seed, policy)
+    hear = listening(slm, built, checkpoint, listen, vocoder)
     typer.echo(f"{slm!r}\n{announced(plan, built)}\n")
-    found = causal_files(plan, built, out)
+    found = causal_files(plan, built, out, hear)
     typer.echo(found)
     if pictures:
         typer.echo(write_pictures(found.figures, out / "figures"))

@@ -4,6 +4,7 @@
 - Merged (Spirit LM expressive): each stream's repeats are merged if its codebook says so, then all units are sorted by the time at
   which they begin; of two that begin together the slower stream comes first (`units_to_string` of Spirit LM: a stable sort of style,
   pitch, sound).
+- Whether a unit may follow itself is asked here, by whoever joins rows or lets a model go on: `repeats_are_merged`.
 """
 
 from __future__ import annotations
@@ -107,3 +108,21 @@ def begun_in(edges: Float[Tensor, " pos_and_one"], start_s: float, end_s: float)
     if not len(begun):
         raise UtteranceError(f"No unit begins between {start_s:.3f} s and {end_s:.3f} s.")
     return Span(int(begun[0]), int(begun[-1]) + 1)
+
+
+def repeats(ids: Int[Tensor, " pos"]) -> int:
+    """How many ids follow themselves: none, where repeats are merged, so that no model was trained on such a row."""
+    return int((ids[1:] == ids[:-1]).sum())
+
+
+def repeats_are_merged(vocabulary: JointVocabulary, rows: Sequence[Int[Tensor, " _"]]) -> bool:
+    """Whether no unit may follow itself: as the codebooks declare it; where nobody said, as it is in these rows.
+
+    Args:
+        rows: of ids that a model of this vocabulary is given, such as both prompts of a contrast.
+    """
+    declared = {one.merged for one in vocabulary.ranges if one.kind == "speech"}
+    if len(declared) == 1 and (said := declared.pop()) is not None:
+        return said
+    speech = vocabulary.mask("speech")
+    return not any((speech[row[1:]] & (row[1:] == row[:-1])).any() for row in (one.to(speech.device) for one in rows))

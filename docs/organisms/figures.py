@@ -21,6 +21,7 @@ from slm_interp.organisms import RECIPES, ablation, names
 from slm_interp.plots import recall_by_position, write_png
 from slm_interp.plots.theme import RULE, dressed
 from slm_interp.speech.vocoder import UnitVocoder
+from slm_interp.streams import repeats_are_merged
 
 HERE = Path(__file__).parent
 SENTENCES = 150
@@ -106,9 +107,11 @@ def continued(slm: si.SpeechTextModel, ids: torch.Tensor, unheard: tuple[int, ..
     mask = slm.vocabulary.mask("speech").clone()
     if unheard:
         mask[slm.vocabulary.unit_to_id(torch.tensor(unheard))] = False
+    merged = repeats_are_merged(slm.vocabulary, [ids])
     for _ in range(GENERATED):
         logits = slm.model(ids[None], prepend_bos=False)[0, -1].float().masked_fill(~mask, float("-inf"))
-        logits[ids[-1]] = float("-inf")  # repeats are merged
+        if merged:
+            logits[ids[-1]] = float("-inf")
         ids = torch.cat([ids, torch.multinomial(logits.softmax(-1), 1, generator=generator)])
     return ids
 

@@ -6,12 +6,15 @@ from slm_interp.causal.arms import ARMS
 from slm_interp.causal.cases import Case, Heard, Words
 from slm_interp.causal.effect import Effect
 from slm_interp.causal.experiment import Plan, plan, run
+from slm_interp.causal.speaking import continuations
+from slm_interp.causal.spoken import Continuations
 from slm_interp.causal.verdict import Measured, Rule, Verdict, combined, decide
 
 __all__ = [
     "ARMS",
     "Across",
     "Case",
+    "Continuations",
     "Effect",
     "Heard",
     "Measured",
@@ -22,6 +25,7 @@ __all__ = [
     "across",
     "building",
     "combined",
+    "continuations",
     "decide",
     "plan",
     "planted",

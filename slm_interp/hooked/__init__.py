@@ -18,7 +18,7 @@ from slm_interp.hooked.gradients import (
     pattern_changes,
     values_at,
 )
-from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters, resume, resume_all
+from slm_interp.hooked.installed import HookedTransformer, empty, fill, notes, parameter_owners, parameters, resume, resume_all, run_on
 from slm_interp.hooked.keeping import keep, written_at
 from slm_interp.hooked.kept import Kept, Writes, joined
 from slm_interp.hooked.norm import NormFormula, norm_formula, widened
@@ -71,6 +71,7 @@ __all__ = [
     "resume",
     "resume_all",
     "run_from_layer",
+    "run_on",
     "stream",
     "unembedding",
     "values_at",

@@ -191,6 +191,26 @@ def run_and_cache(
     return None
 
 
+def run_on(
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], hooks: Sequence[tuple[str, Callable[..., Any]]], past: None = None
+) -> tuple[Float[Tensor, "batch d_model"], None]:
+    """The residual stream after the last block at the last position; rows are run whole every time, with the hooks.
+
+    Args:
+        tokens: rows from their beginning.
+        hooks: that change nothing behind the positions of the first run.
+        past: there is none.
+    """
+    last: list[Tensor] = []
+
+    def keep(resid: Tensor, hook: Any) -> None:
+        last.append(resid[:, -1])
+
+    with torch.no_grad():
+        run_blocks(model, tokens, [*hooks, (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", keep)])
+    return last[0], None
+
+
 def resume(
     model: TransformerBridge,
     kept: Kept,

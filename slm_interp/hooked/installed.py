@@ -22,6 +22,7 @@ if TYPE_CHECKING or MAJOR == 3:
         resume_all,
         run_and_cache,
         run_blocks,
+        run_on,
     )
 elif MAJOR == 4:
     from transformer_lens import TransformerBridge as HookedTransformer
@@ -37,6 +38,7 @@ elif MAJOR == 4:
         resume_all,
         run_and_cache,
         run_blocks,
+        run_on,
     )
 else:
     raise ImportError(
@@ -57,4 +59,5 @@ __all__ = [
     "resume_all",
     "run_and_cache",
     "run_blocks",
+    "run_on",
 ]

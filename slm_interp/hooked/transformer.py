@@ -128,6 +128,42 @@ def run_and_cache(
     return tuple((entry.past_keys, entry.past_values) for entry in cache.entries)
 
 
+def run_on(
+    model: transformer_lens.HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    hooks: Sequence[tuple[str, Callable[..., Any]]],
+    past: TransformerLensKeyValueCache | None = None,
+) -> tuple[Float[Tensor, "batch d_model"], TransformerLensKeyValueCache]:
+    """The residual stream after the last block at the last position, and what a run of the same rows grown longer goes on from.
+
+    The positions of a first run are run once, with the hooks; later ones go on from their keys and values, which hold whatever the hooks changed.
+
+    Args:
+        tokens: rows from their beginning, those that were run before included.
+        hooks: of the first run; positions that come later never pass them.
+        past: of the run of these rows without their last tokens.
+    """
+    cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.embed.W_E.device, len(tokens)) if past is None else past
+    new = tokens[:, cache[0].past_keys.shape[1] :]
+    last: list[Tensor] = []
+
+    def keep(resid: Tensor, hook: Any) -> None:
+        last.append(resid[:, -1])
+
+    final = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    with torch.no_grad():
+        model.run_with_hooks(
+            new,
+            return_type=None,
+            stop_at_layer=model.cfg.n_layers,
+            fwd_hooks=[*(hooks if past is None else ()), (final, keep)],
+            prepend_bos=False,
+            attention_mask=torch.ones_like(new),
+            past_kv_cache=cache,
+        )
+    return last[0], cache
+
+
 def resume(
     model: transformer_lens.HookedTransformer,
     kept: Kept,

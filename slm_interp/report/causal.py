@@ -11,6 +11,7 @@ Written to the folder, next to the store's own `manifest.json` and `parts/`:
 | `cases.csv`, `left_out.csv` | the cases and their controls; what could not be had, and why |
 | `verdict.json` | the verdict with every number that it rests on, the chosen layers, provenance |
 | `figures/` | the figures as HTML and JSON, and as PNG where kaleido and a browser are there |
+| `sounds/` | what the model says before and after each intervention, a folder for each case that is heard: units, WAV files |
 | `index.html` | the page |
 
 A case that is done is a part of the store: killed and started again with the same options, the run goes on with the next one.
@@ -34,6 +35,7 @@ from slm_interp.causal.experiment import Plan
 from slm_interp.files import atomic_path, write_text
 from slm_interp.netcdf import write_dataset
 from slm_interp.report.causal_figures import figures_of, shown
+from slm_interp.report.causal_listening import Listening, heard, section_of, write_sounds
 from slm_interp.report.causal_page import page_of
 from slm_interp.report.causal_verdict import Judged, judged
 from slm_interp.report.transcription import write_figures
@@ -64,8 +66,11 @@ def announced(plan: Plan, built: Built) -> str:
     return "\n".join(lines)
 
 
-def causal_files(plan: Plan, built: Built, out: Path) -> Tested:
+def causal_files(plan: Plan, built: Built, out: Path, listening: Listening | None = None) -> Tested:
     """Run what the folder does not have yet, and write everything.
+
+    Args:
+        listening: cases that are heard, at the layer that is shown of the first basis.
 
     Raises:
         StoreError: a folder that was made with other settings.
@@ -79,7 +84,10 @@ def causal_files(plan: Plan, built: Built, out: Path) -> Tested:
     write_figures(figures, out / "figures")
     for name, figure in figures.items():
         write_text(out / "figures" / f"{name}.json", figure.to_json(validate=False))
-    page_of(effect, found, drawn, built.cases, _notes(built)).write(out / "index.html")
+    said = [] if listening is None else heard(plan, drawn[0], listening)
+    write_sounds(said, out / "sounds")
+    more = [] if listening is None else [section_of(said, listening)]
+    page_of(effect, found, drawn, built.cases, _notes(built), more).write(out / "index.html")
     where = "; ".join(f"{basis} at layer {layer}" for basis, layer in found.layers.items())
     return Tested(f"{found}\n{f'Asked of {where}.' if where else 'No layer was chosen.'}\n\nOpen {out / 'index.html'}", figures)
 

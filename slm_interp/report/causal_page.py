@@ -53,7 +53,9 @@ SOUND_BYTES = 3_000_000  # of all sound on it
 ROWS = 500  # of the table of cases
 
 
-def page_of(effect: Effect, judged: Judged, shown: Sequence[Shown], cases: Sequence[Case] = (), notes: str = "") -> Page:
+def page_of(
+    effect: Effect, judged: Judged, shown: Sequence[Shown], cases: Sequence[Case] = (), notes: str = "", more: Sequence[Section] = ()
+) -> Page:
     """The page.
 
     Args:
@@ -61,10 +63,11 @@ def page_of(effect: Effect, judged: Judged, shown: Sequence[Shown], cases: Seque
         shown: what is drawn of each basis, of `causal_figures.shown`.
         cases: whose sound is heard, and whose words are printed; none: the table alone.
         notes: on how the cases came about, such as what was left out.
+        more: sections that follow the cases.
     """
     sections = [Section("The verdict", _verdict(effect, judged), _warned(judged))]
     sections += [Section(f"By {one.basis}", _of_basis(effect, one)) for one in shown]
-    sections.append(Section("The cases", _cases(effect, shown, cases, notes)))
+    sections += [Section("The cases", _cases(effect, shown, cases, notes)), *more]
     sections.append(Section("What this cannot show", [Text(NOT_SHOWN)]))
     return Page("Does text drive the speech?", sections, LEAD, dict(_provenance(effect.about)))
 

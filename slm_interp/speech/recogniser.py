@@ -165,6 +165,35 @@ def unit_strings(units: Units, words: Sequence[TimedWord]) -> list[Int[np.ndarra
     return [units.units[word.span.start : word.span.stop] for word in words_to_spans(words, units)]
 
 
+def words_in(recogniser: UnitRecogniser, string: Int[np.ndarray, " unit"], longest: int = 24) -> list[str]:
+    """Words in a string of units whose boundaries nobody knows: of all ways to cut it into words, the likeliest, by dynamic programming.
+
+    A way is scored by the sum of its words' `scores`. The end of the string counts as the end of a word, so the last may be cut short.
+
+    Args:
+        longest: units that a word may have.
+
+    Raises:
+        SpeechError: as `scores`; a longest word of no unit.
+    """
+    if longest < 1:
+        raise SpeechError(f"A word has one unit or more; got longest={longest}.")
+    best: list[tuple[float, int, int]] = [(0.0, 0, -1)]  # of what ends here: its score, where its last word starts, which word that is
+    features_of(string, recogniser.n_units)
+    for stop in range(1, len(string) + 1):
+        ways = []
+        for start in range(max(0, stop - longest), stop):
+            scores = recogniser.scores(string[start:stop])
+            word = int(scores.argmax())
+            ways.append((best[start][0] + float(scores[word]), start, word))
+        best.append(max(ways))
+    words, stop = list[str](), len(string)
+    while stop:
+        _, start, word = best[stop]
+        words, stop = [recogniser.words[word], *words], start
+    return words
+
+
 def features_of(string: Int[np.ndarray, " unit"], n_units: int) -> Int[np.ndarray, " feature"]:
     """What is counted of a string, as numbers: units by third, pairs of neighbours with the edges, the length."""
     if not len(string):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from slm_interp.audio import Audio
 from slm_interp.errors import SpeechError
+from slm_interp.streams import repeats
 from slm_interp.utterance import Contrast, Span, Utterance, Word
 
 Cut: TypeAlias = tuple[Utterance, int, int]
@@ -45,7 +46,7 @@ def replaced(prompt: Utterance, span: Span, donor: Utterance, donor_span: Span, 
         raise SpeechError(f"A splice replaces a word; {own} is none of {[(word.text, word.span) for word in prompt.words]}.")
     cuts = [(prompt, 0, own.start), (donor, other.start, other.stop), (prompt, own.stop, len(prompt))]
     tokens = torch.cat([one.tokens[start:stop] for one, start, stop in cuts])
-    if _repeats(tokens) and not (_repeats(prompt.tokens) or _repeats(donor.tokens)):
+    if repeats(tokens) and not (repeats(prompt.tokens) or repeats(donor.tokens)):
         return None
     edges = _edges(cuts)
     placed, by = Span(own.start, own.start + len(other)), len(other) - len(own)
@@ -72,10 +73,6 @@ def spliced_contrast(contrast: Contrast, clean: Span, corrupted: Span) -> Contra
         raise SpeechError(f"{corrupted} is no word of the corrupted prompt; its words: {[word.text for word in contrast.corrupted.words]}.")
     made = replaced(contrast.clean, clean, contrast.corrupted, corrupted, text)
     return None if made is None else Contrast(contrast.clean, made, contrast.answer, contrast.distractor)
-
-
-def _repeats(tokens: Tensor) -> bool:
-    return bool((tokens[1:] == tokens[:-1]).any())
 
 
 def _edges(cuts: Sequence[Cut]) -> Float[Tensor, " pos_and_one"]:

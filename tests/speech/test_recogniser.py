@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import pytest
 
 from slm_interp.errors import SpeechError
 from slm_interp.speech import AcousticQuantiser, AcousticRecipe, TimedWord, Units, resample, synthesise, train_recogniser, unit_strings
-from slm_interp.speech.recogniser import LENGTHS, features_of
+from slm_interp.speech.recogniser import LENGTHS, features_of, words_in
 
 SPOKEN = "apple boat camel doctor evening five garden hammer island jungle kitchen lemon".split()
 
@@ -126,3 +127,34 @@ def test_words_that_were_never_trained_and_empty_strings_are_refused() -> None:
         found.accuracy(["a", "zebra"], strings([1], [2]))
     with pytest.raises(SpeechError, match="A string of units is empty"):
         found.recognise([np.array([], dtype=int)])
+
+
+def test_words_said_one_after_the_other_are_found_in_a_string_without_boundaries() -> None:
+    words, rows = ["a", "bcd", "ef"], strings([0, 1], [2, 3, 4, 5], [6, 7, 8])
+    ear = train_recogniser(words, rows, 10)
+    for order in ([0, 1, 2], [2, 1, 1], [1], [0, 2, 0, 2]):
+        assert words_in(ear, np.concatenate([rows[number] for number in order])) == [words[number] for number in order]
+
+
+def test_of_all_ways_to_cut_a_string_the_one_found_is_the_likeliest() -> None:
+    ear = train_recogniser(["a", "b", "c"], strings([0, 1, 2], [1, 0], [2, 2, 0, 1]), 3, smoothing=0.5)
+    string = np.array([0, 1, 1, 0, 2, 2, 0])
+
+    def best(rest: np.ndarray) -> float:
+        cuts = range(1, len(rest) + 1)
+        return max(float(ear.scores(rest[:cut]).max()) + (best(rest[cut:]) if cut < len(rest) else 0.0) for cut in cuts)
+
+    found = words_in(ear, string)
+    totals = []
+    for lengths in product(range(1, len(string) + 1), repeat=len(found)):
+        if sum(lengths) == len(string):
+            parts = np.split(string, np.cumsum(lengths)[:-1])
+            totals.append(sum(float(ear.scores(part)[ear.words.index(word)]) for part, word in zip(parts, found, strict=True)))
+    assert max(totals) == pytest.approx(best(string))
+
+
+def test_a_string_that_cannot_be_heard_is_refused() -> None:
+    ear = train_recogniser(["a", "b"], strings([0], [1]), 2)
+    for string, longest, sentence in (([], 3, "is empty"), ([5], 3, "lie in 0..1"), ([0], 0, "longest=0")):
+        with pytest.raises(SpeechError, match=sentence):
+            words_in(ear, np.array(string, dtype=int), longest)

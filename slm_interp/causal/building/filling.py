@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from math import inf, log
 
 from jaxtyping import Int
@@ -14,6 +13,7 @@ from slm_interp.errors import VocabularyError
 from slm_interp.model import SpeechTextModel
 from slm_interp.patching.spans import SpanPair
 from slm_interp.prompt import Modality
+from slm_interp.streams import repeats_are_merged
 from slm_interp.utterance import Contrast, Span, Utterance
 
 
@@ -123,18 +123,17 @@ def last(contrast: Contrast) -> SpanPair:
 
 
 def begins_alike(
-    answer: Int[Tensor, " answer_pos"], distractor: Int[Tensor, " distractor_pos"], prompts: Sequence[Utterance]
+    slm: SpeechTextModel, answer: Int[Tensor, " answer_pos"], distractor: Int[Tensor, " distractor_pos"], prompts: Sequence[Utterance]
 ) -> str | None:
     """Why two continuations cannot be told apart after these prompts, or None: they are empty, equal, or begin with the unit a prompt ends with.
 
-    The last is asked only where ids never follow themselves: repeats are merged there.
+    The last is asked only where repeats are merged.
     """
     if not len(answer) or not len(distractor):
         return "a continuation has no unit"
     if answer.tolist() == distractor.tolist():
         return "both continuations have the same units"
-    rows = [one.tokens.tolist() for one in prompts]
-    merged = not any(one == other for row in rows for one, other in pairwise(row))
-    if merged and {row[-1] for row in rows} & {int(answer[0]), int(distractor[0])}:
+    ends = {int(one.tokens[-1]) for one in prompts}
+    if ends & {int(answer[0]), int(distractor[0])} and repeats_are_merged(slm.vocabulary, [one.tokens for one in prompts]):
         return "a continuation begins with the unit that a prompt ends with, and repeats are merged"
     return None

@@ -133,7 +133,9 @@ def _trouble(source: _Source, pair: ContrastPair, build: _Builder) -> str | None
     words = (pair.answer, pair.distractor) if build is _spoken else (pair.word_clean.text, pair.word_corrupted.text)
     if words[0] == words[1]:
         return f"both words are {words[0]!r}"
-    return why_not(source.slm, *words) or begins_alike(contrast.answer, contrast.distractor, (contrast.clean, contrast.corrupted))
+    return why_not(source.slm, *words) or begins_alike(
+        source.slm, contrast.answer, contrast.distractor, (contrast.clean, contrast.corrupted)
+    )
 
 
 def _sound_made_one(pair: ContrastPair) -> ContrastPair | None:

@@ -144,7 +144,7 @@ def _contrast(slm: SpeechTextModel, clean: Side, corrupted: Side) -> tuple[Contr
     """The spliced contrast, or why there is none."""
     speech = slm.vocabulary.mask("speech")
     reason = why_not(slm, clean.word, corrupted.word) if clean.word != corrupted.word else f"both words are {clean.word!r}"
-    reason = reason or begins_alike(clean.answer, corrupted.answer, (clean.prompt,))
+    reason = reason or begins_alike(slm, clean.answer, corrupted.answer, (clean.prompt,))
     if reason:
         return None, reason
     spans = [side.prompt.words[side.at].span for side in (clean, corrupted)]
@@ -154,7 +154,7 @@ def _contrast(slm: SpeechTextModel, clean: Side, corrupted: Side) -> tuple[Contr
     made = spliced_contrast(Contrast(clean.prompt, corrupted.prompt, clean.answer, corrupted.answer), *spans)
     if made is None:
         return None, "a unit would follow itself where the splice meets the prompt"
-    reason = begins_alike(made.answer, made.distractor, (made.clean, made.corrupted))
+    reason = begins_alike(slm, made.answer, made.distractor, (made.clean, made.corrupted))
     longest = max(len(made.clean), len(made.corrupted)) + max(len(made.answer), len(made.distractor))
     if longest > slm.model.cfg.n_ctx:
         reason = f"{longest} positions with the continuation; the model reads {slm.model.cfg.n_ctx}"

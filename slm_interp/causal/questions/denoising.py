@@ -43,6 +43,7 @@ from slm_interp.patching.interventions import ComplementOnly, CopyCoordinates, I
 from slm_interp.patching.outcomes import Outcome
 from slm_interp.patching.places import hooks_of, standing
 from slm_interp.statistics import Interval
+from slm_interp.streams import repeats
 from slm_interp.utterance import Utterance
 
 Spoil: TypeAlias = Callable[[SpeechTextModel, Case, torch.Generator], "Int[Tensor, ' unit']"]
@@ -214,7 +215,7 @@ def denoising(
             continue
         for draw in range(draws):
             drawn = (spoilt(case, spoil(slm, case, generator)) for _ in range(tries))
-            prompt = next((one for one in drawn if _repeats(one) <= _repeats(case.source) and ask.margin(one) < 0), None)
+            prompt = next((one for one in drawn if repeats(one.tokens) <= repeats(case.source.tokens) and ask.margin(one) < 0), None)
             if prompt is None:
                 left[case.name] = f"{case.words.clean!r} is still read, or a unit follows itself, in every one of {tries} spoilt prompts"
                 break
@@ -222,11 +223,6 @@ def denoising(
     if not rows:
         raise PatchingError(f"No case could be spoilt: {next(iter(left.values()))} ({len(left)} such). Take layers where the word is read.")
     return Denoised(pd.DataFrame(rows), left, outcome.name, outcome.unit)
-
-
-def _repeats(prompt: Utterance) -> int:
-    """How many tokens follow themselves: none, where repeats are merged, so that no model was trained on such a row."""
-    return int((prompt.tokens[1:] == prompt.tokens[:-1]).sum())
 
 
 class _Asked:
