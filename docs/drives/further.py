@@ -32,13 +32,14 @@ from slm_interp.causal.questions.speaking_out import speaking_out
 from slm_interp.causal.questions.text_to_speech import EFFECTS as PUT_IN
 from slm_interp.causal.questions.text_to_speech import text_to_speech
 from slm_interp.errors import StatisticsError
-from slm_interp.files import write_text
+from slm_interp.files import atomic_path, write_text
 from slm_interp.organisms import RECIPES
 from slm_interp.organisms.ablation import heard_sentences
 from slm_interp.organisms.foreseen import couples
 from slm_interp.organisms.grammar import FACTS
 from slm_interp.patching import outcomes
 from slm_interp.patching.policies import policy_of
+from slm_interp.speech.vocoder import UnitVocoder
 
 HERE = Path(__file__).parent
 NAME = "tiny-overlapped"
@@ -119,6 +120,22 @@ def written() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def spoken() -> pd.DataFrame:
+    """What the model goes on to say after the first case that reports, before and after each intervention; with its sound."""
+    slm = model()
+    case = development_half(cases_of("foreseen"), 0)[1][0]
+    sounds = [one.audio for one in (*heard_sentences(slm, RECIPES[NAME], 150), case.source, case.base) if one.audio is not None]
+    voice = UnitVocoder.fit(sounds, slm.quantiser, slm.quantiser.n_units)
+    found = causal.continuations(slm, case, bases()[1], 11, ("whole", "text", "complement"), 30, "warped", avoid=voice.unheard).listen(
+        voice
+    )
+    for run in found.runs:
+        with atomic_path(HERE / f"heard-{run}.wav") as path:
+            path.write_bytes(found.audio_with_prompt(run).wav_bytes())
+    print(case, case.prompt, flush=True)
+    return found.summary
+
+
 def restored() -> pd.DataFrame:
     """C5: the name is replaced by another's sound, and its text, everything, or everything else put back; facts, whole words."""
     rows = []
@@ -193,6 +210,7 @@ ASKED: dict[str, Callable[[], pd.DataFrame]] = {
     "erased": erased,
     "learned": learned,
     "written": written,
+    "spoken": spoken,
     "restored": restored,
     "knocked": knocked,
     "serial": serial,
