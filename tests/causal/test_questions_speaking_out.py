@@ -13,6 +13,7 @@ from slm_interp.causal.questions.speaking_out import SpeakingOut, slope_of, spea
 from slm_interp.errors import PatchingError, StatisticsError
 from slm_interp.lenses.logit import LogitLens
 from slm_interp.patching import outcomes
+from tests import synthetic_causal
 from tests.causal.asked import EXACT, Coded, heard, planted, said
 
 
@@ -106,6 +107,13 @@ def test_what_is_said_next_turns_with_its_own_code_and_not_with_text_that_nobody
     assert rows["effect"].tolist() == pytest.approx((rows["source"] - rows["base"]).tolist(), abs=EXACT)
     there = lens.rows("text", 4)  # the last block over, text reaches the units' columns of W_U themselves, a little
     assert (there["effect"].abs() < 0.01 * (there["source"] - there["base"])).all()
+
+
+def test_the_band_of_a_basis_is_not_mixed_with_that_of_whole_residuals() -> None:
+    found = speaking_out(synthetic_causal.effect(share=0.3, bases=("logit", "tuned")))
+    rows = found.rows("band", 3, "tuned")
+    assert set(rows["basis"]) == {"tuned"} and rows["case"].is_unique
+    assert rows["effect"].mean() < 0.5 * found.rows("whole", 3, "tuned")["effect"].mean()
 
 
 def test_a_result_is_saved_and_read_again(tmp_path) -> None:

@@ -63,6 +63,8 @@ class SpeakingOut:
         own = results.chosen(self.table, **which)
         read = self.reading if basis is None else results.chosen(self.reading, basis=basis)
         own = own[own["basis"].isin([*read["basis"].unique(), ""])]
+        if (own["basis"] != "").any():  # the band is of a basis, and of none where it is of whole residuals
+            own = own[own["basis"] != ""]
         for name, there in (("layer", own["layer"]), ("outcome", own["outcome"]), ("basis", read["basis"])):
             if there.nunique() > 1:
                 raise PatchingError(
