@@ -24,7 +24,7 @@ from slm_interp.causal.building import heard_word, spoken_word
 from slm_interp.causal.erasure import erasure
 from slm_interp.causal.questions import results
 from slm_interp.causal.questions.decoded_cells import development_half, peak_cells
-from slm_interp.causal.questions.denoising import denoising, other_word
+from slm_interp.causal.questions.denoising import denoising
 from slm_interp.causal.questions.knockout import knockout
 from slm_interp.causal.questions.mishearing import misheard
 from slm_interp.causal.questions.serial import EFFECTS, serial_mediation, steps_of
@@ -137,12 +137,12 @@ def spoken() -> pd.DataFrame:
 
 
 def restored() -> pd.DataFrame:
-    """C5: the name is replaced by another's sound, and its text, everything, or everything else put back; facts, whole words."""
+    """C5: the name is replaced by other units, and its text, everything, or everything else put back; facts, whole words."""
     rows = []
     for basis in bases():
         cases = cases_of("heard")
         names = sorted({word for case in cases for word in (case.words.clean, case.words.corrupted)})[:12]
-        found = denoising(model(), cases, basis, names, [4, 8, BEST], other_word, outcomes.difference(), seed=SEED)
+        found = denoising(model(), cases, basis, names, [4, 8, BEST], outcome=outcomes.difference(), seed=SEED)
         rows += [
             {"basis": basis.name, "layer": layer, "cases": found.table["case"].nunique(), "left_out": len(found.left_out)}
             | merged(found.means(layer))
