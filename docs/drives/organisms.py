@@ -10,7 +10,7 @@ case by case, so that what was cut off goes on; different questions and organism
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ import slm_interp as si
 from slm_interp import causal, statistics
 from slm_interp.causal.bases import Basis, LensBasis, ProbeBasis
 from slm_interp.causal.building import heard_word, spoken_word
-from slm_interp.errors import SpeechError
+from slm_interp.errors import SpeechError, StatisticsError
 from slm_interp.files import write_text
 from slm_interp.lenses import Aim, TunedRecipe, collect, train_probe, train_tuned
 from slm_interp.lenses.probe.probe import WordProbe
@@ -39,6 +39,7 @@ HERE = Path(__file__).parent
 WORK = HERE.parents[1] / "out" / "drives"
 SEED = 1  # of the draws: not those of the pilots
 OUTCOMES = (outcomes.difference(), outcomes.difference(units=1))
+MAIN = "tiny-overlapped"
 HEARD = 6  # times that the probe hears each word
 NAMES_ARMS = ("whole", "text", "complement", "third", "elsewhere", "self", "other_voice", "random", "distance")
 
@@ -97,8 +98,8 @@ def ask(organism: str, name: str) -> None:
 
 
 def tables() -> None:
-    """Every effect that lies in `out/drives/` as verdicts, profiles and pictures beside this file."""
-    verdicts, profiles = [], []
+    """Every effect that lies in `out/drives/` as verdicts, differences, profiles and pictures beside this file."""
+    verdicts, profiles, differences = [], [], []
     for name in QUESTIONS:
         effects = {path.parents[1].name: causal.Effect.load(path) for path in sorted(WORK.glob(f"*/{name}/effect.nc"))}
         for outcome in (one.name for one in OUTCOMES) if effects else ():
@@ -106,12 +107,41 @@ def tables() -> None:
             verdicts.append(found.table.assign(question=name, outcome=outcome))
             if outcome == OUTCOMES[0].name and len(effects) > 1:
                 write_png(found.plot(title=f"{name}: text and its complement, model by model"), HERE / f"{name}.png")
+                write_text(HERE / f"{name}.txt", printed(found.table))
+                differences += [{"question": name, **row} for row in apart(found)]
         for organism, effect in effects.items():
             profiles.append(profile_of(effect).assign(organism=organism, question=name))
-            write_png(effect.plot(), HERE / f"{organism}-{name}.png")
-            print(organism, name, flush=True)
-    for name, parts in (("verdicts", verdicts), ("profile", profiles)):
+        if MAIN in effects:
+            write_png(effects[MAIN].plot(), HERE / f"{MAIN}-{name}.png")
+        print(name, *effects, flush=True)
+    for name, parts in (("verdicts", verdicts), ("profile", profiles), ("differences", [pd.DataFrame(differences)])):
         write_text(HERE / f"{name}.csv", pd.concat(parts).to_csv(index=False, float_format="%.4f"))
+
+
+def apart(found: causal.Across) -> Iterator[dict[str, object]]:
+    """What the main organism differs by from every other one: share of text, and text less third word in nats."""
+    for other in found.models:
+        for basis in dict.fromkeys(name for _, name in found.measured):
+            for what, unit in (("text", "share"), ("specific", "nats")):
+                with suppress(StatisticsError):  # no ceiling to share
+                    if other != MAIN:
+                        one = found.difference(MAIN, other, basis, what, unit)
+                        row = {"one": MAIN, "other": other, "basis": basis, "what": what, "unit": unit}
+                        yield {**row, "difference": float(one.estimate), "low": float(one.low), "high": float(one.high)}
+
+
+def printed(table: pd.DataFrame) -> str:
+    """Lines of a page: a model and basis each."""
+    shown = ["ceiling", "text", "direct", "later", "complement", "specific"]
+    lines = [
+        "| organism | basis | layer | whole, nats | text | of it direct | of it later | complement | text less third | verdict |",
+        "|" + "---|" * 10,
+    ]
+    for row in table[table["layer"].notna()].to_dict("records"):
+        cells = [f"{row[one]:.2f} [{row[f'{one}_low']:.2f}, {row[f'{one}_high']:.2f}]" if pd.notna(row.get(one)) else "" for one in shown]
+        basis = str(row["basis"]).partition("[")[0]
+        lines.append(f"| `{row['model']}` | {basis} | {row['layer']} | {' | '.join(cells)} | {row['verdict']} ({row['line']}) |")
+    return "\n".join(lines) + "\n"
 
 
 def cases_of(slm: si.SpeechTextModel, recipe: Recipe, question: Question, folder: Path) -> list[causal.Case]:
