@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from slm_interp.errors import PatchingError
-from slm_interp.plots.causal import LOOKS, META, NOTHING, ROW_PX, placed
+from slm_interp.plots.causal import LOOKS, META, NOTHING, placed
 from slm_interp.plots.causal_data import ARMS
 from slm_interp.plots.theme import RULE, dressed, markup
 
@@ -27,6 +27,7 @@ NEEDED = (
     "complement_high",
 )
 HOVER = "%{customdata[0]} · %{customdata[1]}<br>%{x:.3f} [%{customdata[3]:.3f}, %{customdata[4]:.3f}] of %{customdata[2]:.3g} nats<extra></extra>"
+ROW_PX = 34
 APART = 0.16  # of a row: text above, complement below
 
 
@@ -58,7 +59,7 @@ def forest(table: pd.DataFrame, nothing: float = 0.1, title: str | None = None) 
     names = [f"{markup(str(row.model))} · {markup(str(row.basis).partition('[')[0])}, layer {row.layer}" for row in rows.itertuples()]
     figure.update_yaxes(tickmode="array", tickvals=heights, ticktext=names, range=[-0.7, len(rows) - 0.3], showgrid=False, zeroline=False)
     figure.update_xaxes(title="share of the whole patch, at each model's own layer", gridcolor=RULE, zeroline=False)
-    dressed(figure, title=title or "text and its complement, model by model", height=ROW_PX * len(rows) + 130, meta=META)
+    dressed(figure, title=title or "text and its complement, model by model", height=ROW_PX * len(rows) + 150, meta=META)
     return placed(figure, {"l": 250, "r": 110, "t": 84, "b": 54}, listed=True)
 
 
