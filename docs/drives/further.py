@@ -121,14 +121,15 @@ def written() -> pd.DataFrame:
 
 
 def spoken() -> pd.DataFrame:
-    """What the model goes on to say after the first case that reports, before and after each intervention; with its sound."""
-    slm = model()
-    case = development_half(cases_of("foreseen"), 0)[1][0]
-    sounds = [one.audio for one in (*heard_sentences(slm, RECIPES[NAME], 150), case.source, case.base) if one.audio is not None]
-    voice = UnitVocoder.fit(sounds, slm.quantiser, slm.quantiser.n_units)
-    found = causal.continuations(slm, case, bases()[1], 11, ("whole", "text", "complement"), 30, "warped", avoid=voice.unheard).listen(
-        voice
-    )
+    """What the model goes on to say before and after each intervention, with its sound: the first case that reports and that the whole patch turns."""
+    slm, reports = model(), development_half(cases_of("foreseen"), 0)[1]
+    heard = [*heard_sentences(slm, RECIPES[NAME], 150), *(prompt for case in reports for prompt in (case.source, case.base))]
+    voice = UnitVocoder.fit([one.audio for one in heard if one.audio is not None], slm.quantiser, slm.quantiser.n_units)
+    for case in reports:
+        found = causal.continuations(slm, case, bases()[1], 11, ("whole", "text", "complement"), 30, "warped", avoid=voice.unheard)
+        if found.first_difference("whole") == 0:
+            break
+    found = found.listen(voice)
     for run in found.runs:
         with atomic_path(HERE / f"heard-{run}.wav") as path:
             path.write_bytes(found.audio_with_prompt(run).wav_bytes())
