@@ -21,7 +21,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from slm_interp.errors import PatchingError
-from slm_interp.statistics import bootstrap, weighted_mean
+from slm_interp.statistics import bootstrap, ways_apart, weighted_mean
 
 Half: TypeAlias = Literal["report", "development", "both"]
 Unit: TypeAlias = Literal["share", "nats"]
@@ -163,7 +163,7 @@ def intervals(
         labels: with columns `prompt` and `word`.
     """
     joined = np.concatenate([values, np.ones_like(values) if below is None else below], 1)
-    ways = {way: labels[way].tolist() for way in WAYS if labels[way].nunique() > 1}
+    ways = ways_apart({way: labels[way].tolist() for way in WAYS})
     with np.errstate(divide="ignore", invalid="ignore"):
         if not ways:
             estimate = _ratios(joined, np.ones((1, len(joined))))[0]

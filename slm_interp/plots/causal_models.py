@@ -27,7 +27,7 @@ NEEDED = (
     "complement_high",
 )
 HOVER = "%{customdata[0]} · %{customdata[1]}<br>%{x:.3f} [%{customdata[3]:.3f}, %{customdata[4]:.3f}] of %{customdata[2]:.3g} nats<extra></extra>"
-ROW_PX = 34
+ROW_PX, LETTER_PX = 34, 8
 APART = 0.16  # of a row: text above, complement below
 
 
@@ -60,7 +60,7 @@ def forest(table: pd.DataFrame, nothing: float = 0.1, title: str | None = None) 
     figure.update_yaxes(tickmode="array", tickvals=heights, ticktext=names, range=[-0.7, len(rows) - 0.3], showgrid=False, zeroline=False)
     figure.update_xaxes(title="share of the whole patch, at each model's own layer", gridcolor=RULE, zeroline=False)
     dressed(figure, title=title or "text and its complement, model by model", height=ROW_PX * len(rows) + 150, meta=META)
-    return placed(figure, {"l": 250, "r": 110, "t": 84, "b": 54}, listed=True)
+    return placed(figure, {"l": 20 + LETTER_PX * max(map(len, names)), "r": 110, "t": 84, "b": 54}, listed=True)
 
 
 def _marks(rows: pd.DataFrame, arm: str, heights: list[float]) -> go.Scatter:
