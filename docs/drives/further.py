@@ -20,7 +20,6 @@ import slm_interp as si
 from slm_interp import causal
 from slm_interp.causal import rotation
 from slm_interp.causal.bases import Basis
-from slm_interp.causal.building import heard_word, spoken_word
 from slm_interp.causal.erasure import erasure
 from slm_interp.causal.questions import results
 from slm_interp.causal.questions.decoded_cells import development_half, peak_cells
@@ -63,9 +62,7 @@ def bases() -> tuple[Basis, ...]:
 def cases_of(question: str) -> list[causal.Case]:
     """The cases of a question of `organisms.py`."""
     asked = QUESTIONS[question]
-    sides = {"sides": ("heard",)} if asked.kind == "names" else {}
-    build = {"heard": heard_word, "said": spoken_word, "foreseen": spoken_word}[question]
-    return list(build(model(), RECIPES[NAME].world, asked.kind, asked.pairs, SEED, **sides))
+    return list(asked.build(model(), RECIPES[NAME].world, asked.kind, asked.pairs, SEED, **asked.options))
 
 
 def erased() -> pd.DataFrame:

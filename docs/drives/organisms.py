@@ -10,9 +10,9 @@ case by case, so that what was cut off goes on; different questions and organism
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +29,7 @@ from slm_interp.lenses.probe.probe import WordProbe
 from slm_interp.lenses.probe.training import Asked
 from slm_interp.organisms import RECIPES, names
 from slm_interp.organisms.corpus import prompts
-from slm_interp.organisms.recipe import Recipe
+from slm_interp.organisms.recipe import Recipe, Speaking
 from slm_interp.organisms.rows import rows
 from slm_interp.organisms.samples import Sample
 from slm_interp.patching import outcomes
@@ -54,6 +54,7 @@ class Question:
         layers: of 12.
         pairs: that are drawn.
         arms: a preset or names.
+        options: of the builder: who was told the facts, who speaks.
     """
 
     build: Callable[..., Sequence[causal.Case]]
@@ -62,13 +63,16 @@ class Question:
     layers: tuple[int, ...]
     pairs: int
     arms: str | tuple[str, ...] = "full"
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 QUESTIONS = {
-    "heard": Question(heard_word, "names", "current", (4, 8, 10), 240, NAMES_ARMS),
-    "said": Question(spoken_word, "names", "next", (4, 8, 10), 240, NAMES_ARMS),
+    "heard": Question(heard_word, "names", "current", (4, 8, 10), 240, NAMES_ARMS, {"sides": ("heard",)}),
+    "said": Question(spoken_word, "names", "next", (4, 8, 10), 240, NAMES_ARMS, {"sides": ("heard",)}),
     "foreseen": Question(spoken_word, "foreseen", "next", (8, 9, 10, 11), 248),
     "homophones": Question(heard_word, "homophones", "current", (6, 8, 10), 160),
+    "read": Question(heard_word, "names", "current", (4, 8, 10), 240, NAMES_ARMS, {"sides": ("read",)}),
+    "voices": Question(spoken_word, "foreseen", "next", (8, 9, 10, 11), 248, "full", {"voices": Speaking().held_out}),
 }
 
 
@@ -106,7 +110,7 @@ def tables() -> None:
             found = causal.across(effects, outcome)
             verdicts.append(found.table.assign(question=name, outcome=outcome))
             if outcome == OUTCOMES[0].name and len(effects) > 1:
-                write_png(found.plot(title=f"{name}: text and its complement, model by model"), HERE / f"{name}.png")
+                write_png(found.plot(title=f"{name}, model by model"), HERE / f"{name}.png")
                 write_text(HERE / f"{name}.txt", printed(found.table))
                 differences += [{"question": name, **row} for row in apart(found)]
         for organism, effect in effects.items():
@@ -146,8 +150,7 @@ def printed(table: pd.DataFrame) -> str:
 
 def cases_of(slm: si.SpeechTextModel, recipe: Recipe, question: Question, folder: Path) -> list[causal.Case]:
     """The cases of a question that have a third word; what was left out of them is written down."""
-    sides = {"sides": ("heard",)} if question.kind == "names" else {}
-    built = question.build(slm, recipe.world, question.kind, question.pairs, SEED, **sides)
+    built = question.build(slm, recipe.world, question.kind, question.pairs, SEED, **question.options)
     write_text(folder / "left_out.csv", built.left_out.to_csv(index=False))
     cases = [case for case in built if case.words.third is not None]
     print(folder, len(cases), "cases of", len(built), "; listed:", len(built.left_out), flush=True)

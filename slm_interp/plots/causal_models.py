@@ -27,7 +27,7 @@ NEEDED = (
     "complement_high",
 )
 HOVER = "%{customdata[0]} · %{customdata[1]}<br>%{x:.3f} [%{customdata[3]:.3f}, %{customdata[4]:.3f}] of %{customdata[2]:.3g} nats<extra></extra>"
-ROW_PX, LETTER_PX = 34, 8
+ROW_PX, LETTER_PX = 34, 6
 APART = 0.16  # of a row: text above, complement below
 
 
