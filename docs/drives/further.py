@@ -1,6 +1,6 @@
-"""The questions beside the verdict, asked of `tiny-overlapped`: the tables `further-*.csv` of docs/does-text-drive-speech.md.
+"""The questions beside the verdict, asked of one organism: the tables `further-*.csv` of docs/does-text-drive-speech.md.
 
-    python docs/drives/further.py [QUESTION ...]        all of `ASKED` if none is named
+    python docs/drives/further.py [ORGANISM] [QUESTION ...]        `tiny-overlapped`, and all of `ASKED`, if none is named
 
 Cases are those of `organisms.py` (seed 1). What is chosen (a layer, cells) is chosen on other cases than those that report, or was fixed beforehand.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from organisms import QUESTIONS, SEED, WORK, lenses_of
+from organisms import MAIN, QUESTIONS, SEED, WORK, lenses_of
 
 import slm_interp as si
 from slm_interp import causal
@@ -41,7 +41,8 @@ from slm_interp.patching.policies import policy_of
 from slm_interp.speech.vocoder import UnitVocoder
 
 HERE = Path(__file__).parent
-NAME = "tiny-overlapped"
+NAME = next((one for one in sys.argv[1:] if one in RECIPES), MAIN)
+FILES = "further" if NAME == MAIN else f"further-{NAME}"
 BEST = 10  # of 12 layers: where the pilot found the word to come read best among those in which whole patches move most
 TO_COME = sorted({place.word for couple in couples() for place in couple})  # the declared words
 
@@ -72,7 +73,7 @@ def erased() -> pd.DataFrame:
     for basis in bases():
         found = erasure(model(), said[:60], said[60:], basis, TO_COME, [8, BEST, (8, 11)], [0, 1, 4, 16], "speech", seed=SEED)
         read = found.verified.assign(basis=basis.name)
-        write_text(HERE / f"further-erased-read-{basis.name.partition('[')[0]}.csv", read.to_csv(index=False, float_format="%.4f"))
+        write_text(HERE / f"{FILES}-erased-read-{basis.name.partition('[')[0]}.csv", read.to_csv(index=False, float_format="%.4f"))
         parts.append(found.summary().assign(basis=basis.name))
     return pd.concat(parts)
 
@@ -128,7 +129,7 @@ def spoken() -> pd.DataFrame:
             break
     found = found.listen(voice)
     for run in found.runs:
-        with atomic_path(HERE / f"heard-{run}.wav") as path:
+        with atomic_path(HERE / f"{FILES.replace('further', 'heard')}-{run}.wav") as path:
             path.write_bytes(found.audio_with_prompt(run).wav_bytes())
     print(case, case.prompt, flush=True)
     return found.summary
@@ -219,9 +220,9 @@ ASKED: dict[str, Callable[[], pd.DataFrame]] = {
 
 def main(asked: Sequence[str]) -> None:
     """Questions by name, each into a table of its own."""
-    for name in asked or ASKED:
+    for name in [one for one in asked if one != NAME] or ASKED:
         found = ASKED[name]()
-        write_text(HERE / f"further-{name}.csv", found.to_csv(index=False, float_format="%.4f"))
+        write_text(HERE / f"{FILES}-{name}.csv", found.to_csv(index=False, float_format="%.4f"))
         print(name, found.to_string(index=False), sep="\n", flush=True)
 
 
