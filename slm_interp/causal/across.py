@@ -178,12 +178,13 @@ def _line(measured: Measured) -> dict[str, Any]:
 
 
 def _by_way(effect: Effect, basis: str, outcome: str, layer: int) -> dict[str, float]:
-    """The parts of the share of text that reach the logits directly, and by way of later blocks."""
+    """The parts of the share of text that reach the logits directly, and by way of later blocks, of the cases that the verdict is about."""
     if "direct" not in effect.arms:
         return {}
-    text, direct, whole = (effect.effects(arm, basis, outcome, "report")[layer] for arm in ("text", "direct", "whole"))
+    reported = effect.reported(basis, outcome, layer)
+    direct = effect.effects("direct", basis, outcome, "report")[layer].loc[reported.index]
     row: dict[str, float] = {}
-    for name, own in (("direct", direct), ("later", text - direct)):
-        found = effect_shares.at_a_layer(own.to_numpy(), whole.to_numpy(), effect.clusters(list(own.index)))
+    for name, own in (("direct", direct), ("later", reported["text"] - direct)):
+        found = effect_shares.at_a_layer(own.to_numpy(), reported["whole"].to_numpy(), effect.clusters(list(own.index)))
         row |= {name: found["share"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
     return row

@@ -229,25 +229,31 @@ class Effect:
 
     # -- verdicts ------------------------------------------------------------------------------------
 
+    def reported(self, basis: str, outcome: str | None, layer: int) -> pd.DataFrame:
+        """Effects of `whole text complement` and of the controls that the rule takes, at one layer of the report half: the cases that have all of them.
+
+        A control that fewer than half of the cases have is missing; of one that more have, the cases without it are left out.
+        """
+        found = {name: self.effects(name, basis, outcome, "report")[layer] for name in ("whole", "text", "complement")}
+        for name in ("third", "elsewhere"):
+            own = self.effects(name, basis, outcome, "report") if name in self.arms else pd.DataFrame()
+            if 2 * len(own) >= len(found["whole"]) and len(own):
+                found[name] = own[layer]
+        return pd.concat(found, axis=1, join="inner").sort_index()
+
     def measured(self, basis: str, outcome: str | None = None, layer: int | None = None) -> Measured:
         """What the rule is asked of: a `verdict.Measured` of the report half at the chosen layer.
 
-        A control that fewer than half of the cases have is missing; of one that more have, the cases without it are left out. Random directions were
-        drawn for the first outcome, and are missing for others.
+        Its cases are those of `reported`. Random directions were drawn for the first outcome, and are missing for others.
 
         Args:
             layer: where; None chooses it on the development half.
         """
         layer = self.chosen_layer(basis, outcome) if layer is None else layer
-        found = {name: self.effects(name, basis, outcome, "report")[layer] for name in ("whole", "text", "complement")}
-        cases = found["whole"].index
-        for name in ("third", "elsewhere"):
-            own = self.effects(name, basis, outcome, "report") if name in self.arms else pd.DataFrame()
-            if 2 * len(own) >= len(cases) and len(own):
-                found[name] = own[layer]
-                cases = cases.intersection(own.index)
+        found = self.reported(basis, outcome, layer)
+        cases = found.index
         reading = self.reading[(self.reading["basis"] == basis) & (self.reading["layer"] == layer)].set_index("case")
-        arrays: dict[str, Any] = {name: own.loc[cases].to_numpy() for name, own in found.items()}
+        arrays: dict[str, Any] = {str(name): own.to_numpy() for name, own in found.items()}
         labels = self.table.drop_duplicates("case").set_index("case").loc[cases]
         drawn, random = self.random_of(outcome), None
         if drawn is not None:

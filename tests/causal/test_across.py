@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,19 @@ def test_models_differ_by_what_was_planted_and_a_model_from_itself_by_nothing(fo
     assert float(found.difference("driven", "silent", BASIS, "whole", "nats").estimate) == pytest.approx(whole["driven"] - whole["silent"])
     same = found.difference("driven", "driven", BASIS, "text", "nats")  # the same clusters are drawn for both
     assert (float(same.estimate), float(same.low), float(same.high)) == (0.0, 0.0, 0.0)
+
+
+def test_parts_of_texts_share_are_of_the_cases_that_the_verdict_is_about() -> None:
+    """Where a case lacks a control that most have, the verdict leaves it out, and so do the parts."""
+    whole = effect(0.6)
+    lacking = whole.table["case"].isin([f"case {number}" for number in range(1, 20)]) & (whole.table["arm"] == "elsewhere")
+    larger = whole.table["effect"].where(
+        ~whole.table["case"].isin([f"case {number}" for number in range(1, 20)]), 5 * whole.table["effect"]
+    )
+    some = replace(whole, table=whole.table.assign(effect=larger)[~lacking])
+    row = causal.across({"some": some}).table.set_index("basis").loc[BASIS]
+    assert row["cases"] == 14
+    assert row["direct"] + row["later"] == pytest.approx(row["text"])
 
 
 def test_models_that_were_asked_other_cases_are_drawn_apart(effects: dict[str, Effect]) -> None:
