@@ -27,7 +27,7 @@ FLOORS: dict[int, str] = {
     3: "patching",
     4: "transcription circuits causal organisms",
     5: "report sweep demo",
-    6: "__init__ __main__",
+    6: "__init__ __main__ organism_commands",
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts.split()}
 

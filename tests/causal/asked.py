@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -56,7 +57,7 @@ def codes(model: Planted) -> Codes:
     return codes_of(model.lexicon, model.slm.model.cfg.d_model, generator)
 
 
-class OneEach:
+class OneEach(ABC):
     """A basis of one direction a word, whose scores are dot products."""
 
     name: str
@@ -65,8 +66,9 @@ class OneEach:
     def settings(self) -> dict[str, str]:
         return {"basis": self.name}
 
+    @abstractmethod
     def directions(self, layer: int, words: Sequence[str]) -> Tensor:
-        raise NotImplementedError
+        """A row for each word."""
 
     def pairs(self, layer: int, first: str, second: str) -> tuple[Tensor, Tensor]:
         both = self.directions(layer, [first, second])
